@@ -1,0 +1,1 @@
+//! Datasets, image decoding, transforms and loaders (no dependency on models).
