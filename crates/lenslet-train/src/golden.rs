@@ -28,6 +28,22 @@ pub struct Golden {
     pub logits: Vec<f32>,
 }
 
+impl Golden {
+    /// The picture as the bytes of a PNG file. `path` is the model file, for the error.
+    ///
+    /// # Errors
+    /// When what the model file holds is no base64.
+    pub fn picture(&self, path: &Path) -> Result<Vec<u8>, TrainError> {
+        BASE64_STANDARD
+            .decode(&self.png)
+            .map_err(|e| TrainError::Format {
+                path: path.to_path_buf(),
+                kind: "Lenslet model file",
+                reason: format!("its golden picture {} is damaged: {e}", self.id),
+            })
+    }
+}
+
 /// Picks the first picture of each of the first classes of `dataset` and records the logits.
 ///
 /// # Errors
@@ -67,13 +83,7 @@ pub fn replay_golden(
     info.golden
         .iter()
         .map(|golden| {
-            let png = BASE64_STANDARD
-                .decode(&golden.png)
-                .map_err(|e| TrainError::Format {
-                    path: path.to_path_buf(),
-                    kind: "Lenslet model file",
-                    reason: format!("its golden picture {} is damaged: {e}", golden.id),
-                })?;
+            let png = golden.picture(path)?;
             let image = decode::decode(&png, path, decode::Limits::default())?.image;
             let got = logits(model, &info.preprocess, image, device)?;
             let scale = golden.logits.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));

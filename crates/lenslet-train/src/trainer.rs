@@ -11,7 +11,7 @@ use lenslet_data::{Augment, Batch, Dataset, Loader, LoaderConfig, Preprocess};
 use lenslet_models::{ImageModel, Model, Variant};
 use lenslet_nn::Init;
 
-use crate::config::{Split, TrainConfig};
+use crate::config::Split;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::files::write_atomic;
 use crate::history::GroupRates;
@@ -121,6 +121,11 @@ impl Trainer {
         &self.config
     }
 
+    /// The model as it is now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Samples of the training and validation parts, and the class names.
     pub fn data(&self) -> (usize, usize, &[String]) {
         let len = |loader: &Loader| loader.dataset().len();
@@ -145,7 +150,7 @@ impl Trainer {
                 });
             }
         }
-        self.finish(stop)
+        self.finish()
     }
 
     fn checkpoint(&self) -> Result<(), TrainError> {
@@ -298,21 +303,20 @@ impl Trainer {
     }
 
     /// The best model on the validation data, and its confusion matrix in the run's folder.
-    fn finish(self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    fn finish(self) -> Result<Outcome, TrainError> {
         let plain = self.device.clone().without_autodiff();
         let (model, _) = load_model(self.run.path(), &plain)?;
-        let interrupted = Outcome::Interrupted {
-            epoch: self.progress.epoch,
-            batch: 0,
-        };
-        let Some(evaluation) = evaluate(&model, &self.val, &plain, stop)? else {
-            return Ok(interrupted);
+        let best = self.progress.best().cloned();
+        // Short, and the run is as good as done: not to be stopped.
+        let evaluation = evaluate(&model, &self.val, &plain, &AtomicBool::new(false))?;
+        let (Some(best), Some(evaluation)) = (best, evaluation) else {
+            return Ok(Outcome::Interrupted {
+                epoch: self.progress.epoch,
+                batch: 0,
+            });
         };
         let csv = evaluation.confusion.to_csv(&self.classes);
         write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
-        let Some(best) = self.progress.best().cloned() else {
-            return Ok(interrupted);
-        };
         Ok(Outcome::Finished(Box::new(Summary {
             best,
             evaluation,
