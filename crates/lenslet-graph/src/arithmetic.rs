@@ -142,7 +142,11 @@ pub fn conv_cost(conv: &Conv) -> Result<ConvCost, ArithmeticError> {
         conv.in_channels / conv.groups,
         conv.out_channels,
     ])?;
-    let biases = if conv.bias { conv.out_channels as u64 } else { 0 };
+    let biases = if conv.bias {
+        conv.out_channels as u64
+    } else {
+        0
+    };
     let macs = weights
         .checked_mul(product(&[output, output])?)
         .ok_or(ArithmeticError::Overflow)?;

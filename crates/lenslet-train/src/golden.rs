@@ -55,8 +55,8 @@ pub fn record_golden(
     device: &Device,
 ) -> Result<Vec<Golden>, TrainError> {
     let classes = dataset.class_names().len().min(COUNT) as u32;
-    let firsts =
-        (0..classes).filter_map(|class| (0..dataset.len()).find(|&i| dataset.label(i) == Some(class)));
+    let firsts = (0..classes)
+        .filter_map(|class| (0..dataset.len()).find(|&i| dataset.label(i) == Some(class)));
     firsts
         .map(|index| {
             let image = dataset.get(index)?.image;
@@ -86,7 +86,10 @@ pub fn replay_golden(
             let png = golden.picture(path)?;
             let image = decode::decode(&png, path, decode::Limits::default())?.image;
             let got = logits(model, &info.preprocess, image, device)?;
-            let scale = golden.logits.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+            let scale = golden
+                .logits
+                .iter()
+                .fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
             let worst = got
                 .iter()
                 .zip(&golden.logits)

@@ -126,10 +126,7 @@ fn panel(
         .bold_line_style(BLACK.mix(0.12))
         .label_style(("sans-serif", 13))
         .draw()?;
-    for (name, color, pick) in [
-        ("training", TRAIN, 0usize),
-        ("validation", VAL, 1),
-    ] {
+    for (name, color, pick) in [("training", TRAIN, 0usize), ("validation", VAL, 1)] {
         let points = values
             .iter()
             .enumerate()

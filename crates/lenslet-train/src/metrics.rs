@@ -157,6 +157,9 @@ mod tests {
         let mut confusion = Confusion::new(2);
         confusion.add(0, 1);
         let csv = confusion.to_csv(&["a,\"b".into(), "c".into()]);
-        assert_eq!(csv, "true\\predicted,\"a,\"\"b\",\"c\"\n\"a,\"\"b\",0,1\n\"c\",0,0\n");
+        assert_eq!(
+            csv,
+            "true\\predicted,\"a,\"\"b\",\"c\"\n\"a,\"\"b\",0,1\n\"c\",0,0\n"
+        );
     }
 }

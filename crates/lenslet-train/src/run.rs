@@ -190,10 +190,7 @@ impl RunDir {
     /// # Errors
     /// When they cannot be written.
     pub fn save_history(&self, title: &str, history: &[EpochRecord]) -> Result<(), TrainError> {
-        write_atomic(
-            &self.file("history.csv"),
-            history_csv(history).as_bytes(),
-        )?;
+        write_atomic(&self.file("history.csv"), history_csv(history).as_bytes())?;
         let path = self.file("curves.svg");
         write_atomic(&path, curves_svg(&path, title, history)?.as_bytes())
     }

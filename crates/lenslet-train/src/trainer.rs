@@ -159,7 +159,11 @@ impl Trainer {
     }
 
     /// Trains the rest of the epoch under way; true when it was stopped.
-    fn epoch(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<bool, TrainError> {
+    fn epoch(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
         let train = &self.config.train;
         let (epoch, batches) = (self.progress.epoch, self.train.batches());
         observer.epoch_begins(epoch + 1, self.progress.batch, batches);

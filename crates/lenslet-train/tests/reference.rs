@@ -111,7 +111,10 @@ fn check(fixture: &Training, model: Model, tolerance: f64) {
         let norm;
         (model, norm) = optimizer.step(model, gradients, Some(1.0), &lr);
         let error = apart(norm, step.grad_norm_acc64, 1e-6);
-        assert!(error < tolerance, "gradient norm of step {index}: {error:.1e}");
+        assert!(
+            error < tolerance,
+            "gradient norm of step {index}: {error:.1e}"
+        );
         let deltas = match index {
             0 => &want.delta_l2_step1,
             2 => &want.delta_l2_step3,

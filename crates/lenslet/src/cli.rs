@@ -155,11 +155,19 @@ pub struct PredictArgs {
     #[arg(long, value_name = "RUN")]
     pub model: PathBuf,
     /// Classes to name for each picture
-    #[arg(long, default_value_t = 3, value_name = "K")]
+    #[arg(long, default_value_t = 3, value_name = "K", value_parser = at_least_one)]
     pub top: usize,
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -4,15 +4,19 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use lenslet_train::Confusion;
 use serde::Serialize;
+
+/// One line under the header, nothing else.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table with a header; all columns but the first are numbers.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(STYLE)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(header.iter().map(|h| h.to_string()));
     for column in table.column_iter_mut().skip(1) {
@@ -81,7 +85,9 @@ pub fn shell(path: &Path) -> String {
 
 /// The name by which this program was called, for commands that the user can type next.
 pub fn program() -> String {
-    let name = std::env::args_os().next().unwrap_or_else(|| "lenslet".into());
+    let name = std::env::args_os()
+        .next()
+        .unwrap_or_else(|| "lenslet".into());
     shell(Path::new(&name))
 }
 

@@ -44,7 +44,12 @@ pub fn run(args: &CalcArgs, common: &Common) -> Result<Ended> {
             channels,
             out_channels,
             kernel,
-        } => separable(*kernel, *channels, out_channels.unwrap_or(*channels), common)?,
+        } => separable(
+            *kernel,
+            *channels,
+            out_channels.unwrap_or(*channels),
+            common,
+        )?,
     }
     Ok(Ended::Done)
 }
@@ -70,11 +75,7 @@ fn fields(layers: &[String], common: &Common) -> Result<()> {
     }
     let mut table = report::table(&["layer", "receptive field", "jump"]);
     for (layer, step) in layers.iter().zip(&steps) {
-        table.add_row([
-            layer.clone(),
-            step.size.to_string(),
-            step.jump.to_string(),
-        ]);
+        table.add_row([layer.clone(), step.size.to_string(), step.jump.to_string()]);
     }
     report::print(table)
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use lenslet_train::{Prediction, Predictor};
 use serde_json::json;
 
@@ -13,32 +13,45 @@ use crate::report::{self, percent};
 
 pub fn run(args: &PredictArgs, common: &Common) -> Result<Ended> {
     let predictor = Predictor::load(&args.model, &device())?;
-    let images = expand(&args.images)?;
     if args.csv {
         report::print("path,rank,class,probability")?;
     }
+    let images = expand(&args.images);
     let mut failed = 0;
-    for path in &images {
-        match predictor.predict(path, args.top.max(1)) {
-            Ok(predictions) if common.json => {
-                report::print_json(&json!({ "path": path, "predictions": predictions }))?;
+    for image in &images {
+        if let Err(error) = show(&predictor, image, args, common) {
+            if report::is_closed_pipe(&error) {
+                return Err(error);
             }
-            Ok(predictions) if args.csv => print_csv(path, &predictions)?,
-            Ok(predictions) => report::print(line(path, &predictions))?,
-            Err(error) => {
-                eprintln!("error: {error}");
-                failed += 1;
-            }
+            eprintln!("error: {error:#}");
+            failed += 1;
         }
     }
     if failed == 0 {
         return Ok(Ended::Done);
     }
-    eprintln!("{failed} of {} pictures could not be read", images.len());
+    eprintln!("{failed} of {} could not be read", images.len());
     Ok(Ended::WithFailures)
 }
 
-/// `3.png  3  99.95 %   5  0.03 %`
+fn show(
+    predictor: &Predictor,
+    image: &Result<PathBuf>,
+    args: &PredictArgs,
+    common: &Common,
+) -> Result<()> {
+    let path = image.as_ref().map_err(|e| anyhow!("{e:#}"))?;
+    let predictions = predictor.predict(path, args.top)?;
+    if common.json {
+        report::print_json(&json!({ "path": path, "predictions": predictions }))
+    } else if args.csv {
+        print_csv(path, &predictions)
+    } else {
+        report::print(line(path, &predictions))
+    }
+}
+
+/// `3.png: 3 99.95 %, 5 0.03 %`
 fn line(path: &Path, predictions: &[Prediction]) -> String {
     let guesses: Vec<String> = predictions
         .iter()
@@ -65,22 +78,22 @@ fn print_csv(path: &Path, predictions: &[Prediction]) -> Result<()> {
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "webp", "gif"];
 
 /// Files as they are, the pictures in folders, and what patterns match; each in order of name.
-fn expand(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+/// A folder without pictures is a failure of its own, not of what is beside it.
+fn expand(given: &[PathBuf]) -> Vec<Result<PathBuf>> {
     let mut images = Vec::new();
     for path in given {
         if path.is_dir() {
-            let found = in_folder(path)?;
-            if found.is_empty() {
-                bail!("there are no pictures in {}", path.display());
+            match in_folder(path) {
+                Ok(found) => images.extend(found.into_iter().map(Ok)),
+                Err(error) => images.push(Err(error)),
             }
-            images.extend(found);
         } else if path.exists() {
-            images.push(path.clone());
+            images.push(Ok(path.clone()));
         } else {
-            images.extend(matching(path));
+            images.extend(matching(path).into_iter().map(Ok));
         }
     }
-    Ok(images)
+    images
 }
 
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -94,6 +107,9 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
             !name.starts_with('.') && ENDINGS.iter().any(|e| ending == *e) && path.is_file()
         })
         .collect();
+    if found.is_empty() {
+        bail!("there are no pictures in the folder {}", folder.display());
+    }
     found.sort();
     Ok(found)
 }
