@@ -48,8 +48,7 @@ pub fn evaluate(
     let classes = loader.dataset().class_names().len();
     let mut confusion = Confusion::new(classes);
     let (mut loss, mut hits5, mut samples) = (0.0, 0usize, 0usize);
-    let mut batches = loader.epoch(0);
-    while let Some(batch) = batches.next() {
+    for batch in loader.epoch(0) {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

@@ -176,8 +176,7 @@ impl Trainer {
         };
         let began = Instant::now();
         let spent = self.progress.seconds;
-        let mut loading = self.train.epoch_from(epoch as u64, self.progress.batch);
-        while let Some(batch) = loading.next() {
+        for batch in self.train.epoch_from(epoch as u64, self.progress.batch) {
             self.step(batch?, rates)?;
             self.progress.seconds = spent + began.elapsed().as_secs_f64();
             let seen = self.progress.seen;
@@ -190,7 +189,6 @@ impl Trainer {
                 return Ok(true);
             }
         }
-        drop(loading);
         let train_seconds = self.progress.seconds;
         let plain = self.device.clone().without_autodiff();
         let Some(evaluation) = evaluate(&self.model.valid(), &self.val, &plain, stop)? else {
