@@ -4,16 +4,12 @@
 //! Recognition*, Proceedings of the IEEE 86(11), 1998, section II.B. As the guide defines it: C3
 //! is connected to every map of S2, the pools have no coefficients, the output is linear.
 
-use burn::module::Module;
-use burn::tensor::Tensor;
-use lenslet_nn::{
-    Activation, AvgPool2d, Conv2dConfig, Init, LinearConfig, Sequential, flatten, forward_head,
-    forward_sequential, to_nchw, to_nhwc,
-};
+use lenslet_nn::{Activation, AvgPool2d, Conv2dConfig, Init, LinearConfig, Sequential};
 
-use crate::ImageModel;
+pub use crate::plain::SequentialNet;
+use crate::{BuildOptions, Variant};
 
-/// What a [`LeNet5`] is built from.
+/// What LeNet-5 is built from: three convolutions, two pools, two linear layers, all with tanh.
 #[derive(Debug, Clone)]
 pub struct LeNet5Config {
     num_classes: usize,
@@ -26,7 +22,7 @@ impl LeNet5Config {
     }
 
     /// Makes the network with PyTorch's default values.
-    pub fn init(&self, init: &mut Init) -> LeNet5 {
+    pub fn init(&self, init: &mut Init) -> SequentialNet {
         let features: Sequential = vec![
             Conv2dConfig::new(1, 6, 5).init(init).into(), // C1: 1@32x32 -> 6@28x28
             Activation::Tanh.into(),
@@ -42,43 +38,21 @@ impl LeNet5Config {
             Activation::Tanh.into(),
             LinearConfig::new(84, self.num_classes).init(init).into(),
         ];
-        LeNet5 {
-            features,
-            classifier,
-        }
+        let stages = [(2, 6, 2), (5, 16, 4), (7, 120, 4)];
+        SequentialNet::new(features, None, classifier, stages)
     }
 }
 
-/// LeNet-5: three convolutions, two pools, two linear layers, all with tanh.
-#[derive(Module, Debug)]
-pub struct LeNet5 {
-    features: Sequential,
-    classifier: Sequential,
-}
-
-/// Where the stages end in `features`: S2, S4, C5.
-const STAGE_ENDS: [usize; 3] = [3, 6, 8];
-
-impl ImageModel for LeNet5 {
-    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        forward_head(&self.classifier[2..], self.embed(x))
-    }
-
-    fn stages(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        let mut x = to_nhwc(x);
-        let mut start = 0;
-        STAGE_ENDS
-            .iter()
-            .map(|&end| {
-                x = forward_sequential(&self.features[start..end], x.clone());
-                start = end;
-                to_nchw(x.clone())
-            })
-            .collect()
-    }
-
-    fn embed(&self, x: Tensor<4>) -> Tensor<2> {
-        let x = flatten(forward_sequential(&self.features, to_nhwc(x)));
-        forward_head(&self.classifier[..2], x)
-    }
-}
+pub(crate) static VARIANTS: &[Variant] = &[Variant {
+    family: "LeNet",
+    year: 1998,
+    paper: "LeCun et al., Gradient-Based Learning Applied to Document Recognition",
+    licence: "MIT OR Apache-2.0",
+    input: [1, 32, 32],
+    num_classes: 10,
+    classifier: "classifier.2",
+    first_conv: "features.0",
+    ..Variant::imagenet("lenet5", |o: &BuildOptions, init| {
+        LeNet5Config::new(o.num_classes).init(init).into()
+    })
+}];

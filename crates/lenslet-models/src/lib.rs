@@ -11,10 +11,34 @@
 //! assert_eq!(logits.dims(), [1, 10]);
 //! ```
 
-mod lenet;
+pub mod alexnet;
+pub mod convnext;
+pub mod densenet;
+pub mod efficientnet;
+pub mod efficientnet_lite;
+pub mod googlenet;
+pub mod guide_convnext;
+pub mod inception;
+pub mod lenet;
+pub mod mnasnet;
+pub mod mobilenet;
+pub mod mobilenet_v3;
 mod model;
+mod plain;
 mod registry;
+pub mod regnet;
+pub mod resnet;
+pub mod shufflenet;
+pub mod squeezenet;
+pub mod swin;
+pub mod unet;
+pub mod vgg;
+pub mod vit;
+pub mod yolo;
 
-pub use lenet::{LeNet5, LeNet5Config};
-pub use model::{ImageModel, Model};
-pub use registry::{Variant, near_names, variant, variants};
+pub use model::{ImageModel, Model, Output, Stage};
+pub use plain::SequentialNet;
+pub use registry::{
+    BuildOptions, Preprocessing, Published, Resampling, Task, Variant, near_names, variant,
+    variants,
+};

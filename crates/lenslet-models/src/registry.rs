@@ -1,8 +1,10 @@
 //! The variants by name, with all that their weights need as data.
 
 use lenslet_nn::Init;
+use serde::{Deserialize, Serialize};
 
-use crate::{LeNet5Config, Model};
+use crate::Model;
+use crate::model::FAMILIES;
 
 /// One named model.
 #[derive(Debug)]
@@ -11,51 +13,252 @@ pub struct Variant {
     pub name: &'static str,
     /// The family it belongs to.
     pub family: &'static str,
+    /// What it is for.
+    pub task: Task,
     /// Year of the paper.
     pub year: u16,
     /// Where it was published.
     pub paper: &'static str,
+    /// Licence of the definition that it follows and of its published weights.
+    pub licence: &'static str,
     /// Channels, height and width of the input it was made for.
     pub input: [usize; 3],
-    /// The last linear layer, by name: what a new set of classes replaces.
+    /// The smallest height and width that it takes.
+    pub min_size: usize,
+    /// Classes of the published weights.
+    pub num_classes: usize,
+    /// What is done to an image before its published weights see it.
+    pub preprocessing: Preprocessing,
+    /// The published weights that torchvision calls its default, and their accuracy.
+    pub published: Option<Published>,
+    /// The last layer, by name: what a new set of classes replaces.
     pub classifier: &'static str,
     /// The first convolution, by name.
     pub first_conv: &'static str,
-    build: fn(usize, &mut Init) -> Model,
+    pub(crate) build: Build,
 }
 
-impl Variant {
-    /// Makes the model for `num_classes` classes.
-    pub fn build(&self, num_classes: usize, init: &mut Init) -> Model {
-        (self.build)(num_classes, init)
+/// Makes a variant's model.
+pub(crate) type Build = fn(&BuildOptions, &mut Init) -> Model;
+
+/// What a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// One label an image.
+    Classification,
+    /// Boxes with labels.
+    Detection,
+    /// A label for every pixel.
+    Segmentation,
+}
+
+/// From a decoded image to a model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Preprocessing {
+    /// Length of the shorter side after resizing.
+    pub resize: usize,
+    /// Side of the square that is cut out of the centre.
+    pub crop: usize,
+    /// How the image is resized (always with antialiasing).
+    pub interpolation: Resampling,
+    /// Subtracted from every channel, whose values lie in `0..=1`.
+    pub mean: [f32; 3],
+    /// What every channel is divided by afterwards.
+    pub std: [f32; 3],
+}
+
+/// A filter to resize images with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resampling {
+    /// Two neighbours on each axis.
+    Bilinear,
+    /// Four neighbours on each axis.
+    Bicubic,
+}
+
+impl Preprocessing {
+    /// What most ImageNet weights want: shorter side 256, centre 224, bilinear.
+    pub const IMAGENET: Self = Self::imagenet(256, 224);
+
+    /// ImageNet's mean and standard deviation, bilinear, at other sizes.
+    pub const fn imagenet(resize: usize, crop: usize) -> Self {
+        Self {
+            resize,
+            crop,
+            interpolation: Resampling::Bilinear,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        }
+    }
+
+    /// The same with another filter.
+    pub const fn bicubic(mut self) -> Self {
+        self.interpolation = Resampling::Bicubic;
+        self
     }
 }
 
-static VARIANTS: &[Variant] = &[Variant {
-    name: "lenet5",
-    family: "LeNet",
-    year: 1998,
-    paper: "LeCun et al., Gradient-Based Learning Applied to Document Recognition",
-    input: [1, 32, 32],
-    classifier: "classifier.2",
-    first_conv: "features.0",
-    build: |classes, init| Model::LeNet5(LeNet5Config::new(classes).init(init)),
-}];
+/// Published weights and how good they are on ImageNet's validation images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Published {
+    /// The weights' name.
+    pub weights: &'static str,
+    /// Per cent of images whose first guess is right.
+    pub top1: f32,
+    /// Per cent of images whose first five guesses hold the right one.
+    pub top5: Option<f32>,
+}
+
+impl Published {
+    /// The first weights that torchvision published.
+    pub(crate) const fn v1(top1: f32, top5: f32) -> Option<Self> {
+        Self::named("IMAGENET1K_V1", top1, top5)
+    }
+
+    /// Weights of torchvision's newer training recipe.
+    pub(crate) const fn v2(top1: f32, top5: f32) -> Option<Self> {
+        Self::named("IMAGENET1K_V2", top1, top5)
+    }
+
+    pub(crate) const fn named(weights: &'static str, top1: f32, top5: f32) -> Option<Self> {
+        Some(Self {
+            weights,
+            top1,
+            top5: Some(top5),
+        })
+    }
+}
+
+/// What users choose when a model is made. A family without such a part ignores its option.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct BuildOptions {
+    /// Classes to tell apart.
+    pub num_classes: usize,
+    /// Probability of dropout in front of the classifier; the definition's own if `None`.
+    pub dropout: Option<f64>,
+    /// Largest probability of leaving a residual branch out; the definition's own if `None`.
+    pub stochastic_depth: Option<f64>,
+    /// Side of the image that position embeddings are laid out for; the definition's own if
+    /// `None`.
+    pub image_size: Option<usize>,
+    /// Whether GoogLeNet and Inception have their auxiliary classifiers.
+    pub aux_logits: bool,
+    /// Whether GoogLeNet and Inception turn ImageNet's normalisation into their own.
+    pub transform_input: bool,
+    /// Whether a ResNet's residual branches start as zeros (Goyal et al., 2017, section 5.1).
+    pub zero_init_residual: bool,
+}
+
+impl BuildOptions {
+    /// The definition as it is, for `num_classes` classes.
+    pub fn new(num_classes: usize) -> Self {
+        Self {
+            num_classes,
+            dropout: None,
+            stochastic_depth: None,
+            image_size: None,
+            aux_logits: true,
+            transform_input: false,
+            zero_init_residual: false,
+        }
+    }
+
+    /// Without dropout and stochastic depth.
+    pub fn deterministic(mut self) -> Self {
+        self.dropout = Some(0.0);
+        self.stochastic_depth = Some(0.0);
+        self
+    }
+
+    /// Lays position embeddings out for another image size.
+    pub fn with_image_size(mut self, size: usize) -> Self {
+        self.image_size = Some(size);
+        self
+    }
+
+    /// With or without auxiliary classifiers.
+    pub fn with_aux_logits(mut self, aux_logits: bool) -> Self {
+        self.aux_logits = aux_logits;
+        self
+    }
+
+    /// With or without the change of normalisation.
+    pub fn with_transform_input(mut self, transform_input: bool) -> Self {
+        self.transform_input = transform_input;
+        self
+    }
+
+    /// With or without residual branches that start as zeros.
+    pub fn with_zero_init_residual(mut self, zero: bool) -> Self {
+        self.zero_init_residual = zero;
+        self
+    }
+}
+
+impl Variant {
+    /// A classifier with torchvision's usual data, for a family's table to start from.
+    pub(crate) const fn imagenet(name: &'static str, build: Build) -> Variant {
+        Variant {
+            name,
+            family: "",
+            task: Task::Classification,
+            year: 0,
+            paper: "",
+            licence: "BSD-3-Clause",
+            input: [3, 224, 224],
+            min_size: 32,
+            num_classes: 1000,
+            preprocessing: Preprocessing::IMAGENET,
+            published: None,
+            classifier: "fc",
+            first_conv: "conv1",
+            build,
+        }
+    }
+
+    /// Makes the model for `num_classes` classes.
+    pub fn build(&self, num_classes: usize, init: &mut Init) -> Model {
+        self.build_with(&BuildOptions::new(num_classes), init)
+    }
+
+    /// Makes the model as told.
+    pub fn build_with(&self, options: &BuildOptions, init: &mut Init) -> Model {
+        (self.build)(options, init)
+    }
+}
+
+/// The guide's definitions that are those of another variant, names included.
+const ALIASES: &[(&str, &str)] = &[
+    ("guide_lenet5", "lenet5"),
+    ("guide_vgg11_bn", "vgg11_bn"),
+    ("guide_vgg13_bn", "vgg13_bn"),
+    ("guide_vgg16_bn", "vgg16_bn"),
+    ("guide_vgg19_bn", "vgg19_bn"),
+    ("guide_resnet18", "resnet18"),
+    ("guide_resnet34", "resnet34"),
+    ("guide_resnet50", "resnet50"),
+    ("guide_resnet101", "resnet101"),
+    ("guide_resnet152", "resnet152"),
+];
 
 /// Every variant there is.
-pub fn variants() -> &'static [Variant] {
-    VARIANTS
+pub fn variants() -> impl Iterator<Item = &'static Variant> {
+    FAMILIES.iter().copied().flatten()
 }
 
 /// The variant of that name.
 pub fn variant(name: &str) -> Option<&'static Variant> {
-    VARIANTS.iter().find(|v| v.name == name)
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    let name = alias.map_or(name, |(_, name)| name);
+    variants().find(|v| v.name == name)
 }
 
 /// Names of variants that a mistyped name may have meant, nearest first.
 pub fn near_names(name: &str) -> Vec<&'static str> {
-    let mut near: Vec<_> = VARIANTS
-        .iter()
+    let mut near: Vec<_> = variants()
         .map(|v| (strsim::jaro_winkler(name, v.name), v.name))
         .filter(|(score, _)| *score > 0.75)
         .collect();

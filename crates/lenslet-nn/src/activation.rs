@@ -4,10 +4,29 @@ use burn::tensor::{Tensor, activation};
 
 /// An element-wise activation, as a value: layers take it as data so that it can be fused into
 /// the operation in front of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `max(x, 0)`
     Relu,
+    /// `min(max(x, 0), 6)`
+    Relu6,
+    /// `x` where positive, else `slope * x`
+    LeakyRelu {
+        /// Factor of negative inputs (PyTorch's default is 0.01).
+        slope: f32,
+    },
+    /// `x * sigmoid(x)`, also called swish
+    Silu,
+    /// `x * hard_sigmoid(x)`
+    HardSwish,
+    /// `min(max(x / 6 + 1 / 2, 0), 1)`
+    HardSigmoid,
+    /// `x / 2 * (1 + erf(x / sqrt(2)))`
+    Gelu,
+    /// GELU by its approximation with tanh
+    GeluTanh,
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
     /// `tanh(x)`
     Tanh,
 }
@@ -17,6 +36,14 @@ impl Activation {
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Activation::Relu => activation::relu(x),
+            Activation::Relu6 => activation::relu6(x),
+            Activation::LeakyRelu { slope } => activation::leaky_relu(x, f64::from(slope)),
+            Activation::Silu => activation::silu(x),
+            Activation::HardSwish => activation::hard_swish(x),
+            Activation::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+            Activation::Gelu => activation::gelu(x),
+            Activation::GeluTanh => activation::gelu_approximate(x),
+            Activation::Sigmoid => activation::sigmoid(x),
             Activation::Tanh => activation::tanh(x),
         }
     }

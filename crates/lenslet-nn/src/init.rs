@@ -105,3 +105,68 @@ fn gauss(rng: &mut ChaCha8Rng) -> f64 {
     let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
     radius * (std::f64::consts::TAU * unit(rng)).cos()
 }
+
+/// How a weight's first values are drawn (`torch.nn.init`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WeightInit {
+    /// What `Conv2d` and `Linear` do by themselves: uniform in `±1 / sqrt(fan_in)`.
+    Default,
+    /// He et al. (2015) for ReLU by the outputs: normal, `std = sqrt(2 / fan_out)`.
+    KaimingNormalFanOut,
+    /// He et al. (2015) for ReLU by the inputs: normal, `std = sqrt(2 / fan_in)`.
+    KaimingNormalFanIn,
+    /// He et al. (2015) for ReLU by the inputs: uniform in `±sqrt(6 / fan_in)`.
+    KaimingUniformFanIn,
+    /// Glorot and Bengio (2010): uniform in `±sqrt(6 / (fan_in + fan_out))`.
+    XavierUniform,
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// Normal with this standard deviation, redrawn outside `[-2, 2]`.
+    TruncNormal(f64),
+    /// Uniform in plus and minus this bound.
+    Uniform(f64),
+    /// Zeros.
+    Zeros,
+}
+
+impl WeightInit {
+    /// Draws a weight `[out, in, …]`.
+    pub fn weight<const D: usize>(self, init: &mut Init, shape: [usize; D]) -> Param<Tensor<D>> {
+        let receptive: usize = shape[2..].iter().product();
+        let fan_in = (shape[1] * receptive) as f64;
+        let fan_out = (shape[0] * receptive) as f64;
+        match self {
+            Self::Default => init.uniform(shape, 1.0 / fan_in.sqrt()),
+            Self::KaimingNormalFanOut => init.normal(shape, (2.0 / fan_out).sqrt()),
+            Self::KaimingNormalFanIn => init.normal(shape, (2.0 / fan_in).sqrt()),
+            Self::KaimingUniformFanIn => init.uniform(shape, (6.0 / fan_in).sqrt()),
+            Self::XavierUniform => init.uniform(shape, (6.0 / (fan_in + fan_out)).sqrt()),
+            Self::Normal(std) => init.normal(shape, std),
+            Self::TruncNormal(std) => init.trunc_normal(shape, std, 2.0),
+            Self::Uniform(bound) => init.uniform(shape, bound),
+            Self::Zeros => init.constant(shape, 0.0),
+        }
+    }
+}
+
+/// How a bias' first values are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BiasInit {
+    /// What `Conv2d` and `Linear` do by themselves: uniform in `±1 / sqrt(fan_in)`.
+    Default,
+    /// Zeros.
+    Zeros,
+    /// Normal with this standard deviation.
+    Normal(f64),
+}
+
+impl BiasInit {
+    /// Draws a bias for a weight with `fan_in` inputs an output.
+    pub fn bias(self, init: &mut Init, len: usize, fan_in: usize) -> Param<Tensor<1>> {
+        match self {
+            Self::Default => init.uniform([len], 1.0 / (fan_in as f64).sqrt()),
+            Self::Zeros => init.constant([len], 0.0),
+            Self::Normal(std) => init.normal([len], std),
+        }
+    }
+}

@@ -5,38 +5,43 @@
 //! (`weight: [out, in / groups, kh, kw]`, `[out, in]`), so a state dictionary needs no key map.
 
 mod activation;
+mod attention;
+mod buffer;
 mod conv;
+mod dropout;
+mod fused;
 mod init;
 mod linear;
+mod named;
+mod norm;
 mod pool;
+mod residual;
 mod sequential;
+mod shape;
+mod squeeze_excitation;
 mod state;
+pub mod tap;
 
 pub use activation::Activation;
-pub use conv::{Conv2d, Conv2dConfig};
-pub use init::Init;
+pub use attention::{MultiHeadAttention, MultiHeadAttentionConfig, self_attention};
+pub use buffer::Buffer;
+pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Padding};
+pub use dropout::{Dropout, StochasticDepth};
+pub use fused::conv_bn_act;
+pub use init::{BiasInit, Init, WeightInit};
 pub use linear::{Linear, LinearConfig};
-pub use pool::AvgPool2d;
-pub use sequential::{ActivationLayer, Layer, Sequential, forward_head, forward_sequential};
+pub use named::Named;
+pub use norm::{
+    BatchNorm2d, BatchNorm2dConfig, GroupNorm, LayerNorm, LayerNormConfig, LocalResponseNorm,
+};
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, global_avg_pool};
+pub use residual::Residual;
+pub use sequential::{
+    ActivationLayer, Identity, Layer, Sequential, conv_norm_act, forward_branch, forward_head,
+    forward_range, forward_sequential, forward_tokens,
+};
+pub use shape::{Interpolation, channel_shuffle, concat, flatten, resize, to_nchw, to_nhwc};
+pub use squeeze_excitation::SqueezeExcitation;
 pub use state::{
     LoadError, ModulePath, StateDict, is_buffer, load_state_dict, num_params, state_dict,
 };
-
-use burn::tensor::Tensor;
-
-/// `[N, C, H, W]` to `[N, H, W, C]`, a view.
-pub fn to_nhwc(x: Tensor<4>) -> Tensor<4> {
-    x.permute([0, 2, 3, 1])
-}
-
-/// `[N, H, W, C]` to `[N, C, H, W]`, a view.
-pub fn to_nchw(x: Tensor<4>) -> Tensor<4> {
-    x.permute([0, 3, 1, 2])
-}
-
-/// Flattens `[N, H, W, C]` to `[N, C * H * W]` in PyTorch's order (channel outermost), as
-/// `torch.flatten(x, 1)` does before a classifier.
-pub fn flatten(x: Tensor<4>) -> Tensor<2> {
-    let [n, h, w, c] = x.dims();
-    to_nchw(x).reshape([n, c * h * w])
-}

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::Init;
+use crate::{BiasInit, Init, WeightInit};
 
 /// What `torch.nn.Linear` takes.
 #[derive(Debug, Clone)]
@@ -11,6 +11,8 @@ pub struct LinearConfig {
     in_features: usize,
     out_features: usize,
     bias: bool,
+    weight_init: WeightInit,
+    bias_init: BiasInit,
 }
 
 impl LinearConfig {
@@ -20,6 +22,8 @@ impl LinearConfig {
             in_features,
             out_features,
             bias: true,
+            weight_init: WeightInit::Default,
+            bias_init: BiasInit::Default,
         }
     }
 
@@ -29,13 +33,28 @@ impl LinearConfig {
         self
     }
 
-    /// Makes the layer with PyTorch's default values: weight and bias uniform in
+    /// First values other than PyTorch's default; a bias starts at zero then.
+    pub fn with_init(mut self, weight: WeightInit) -> Self {
+        self.weight_init = weight;
+        self.bias_init = BiasInit::Zeros;
+        self
+    }
+
+    /// First values of the bias.
+    pub fn with_bias_init(mut self, bias: BiasInit) -> Self {
+        self.bias_init = bias;
+        self
+    }
+
+    /// Makes the layer. PyTorch's default values: weight and bias uniform in
     /// `±1 / sqrt(in_features)`.
     pub fn init(&self, init: &mut Init) -> Linear {
-        let bound = 1.0 / (self.in_features as f64).sqrt();
+        let (inputs, outputs) = (self.in_features, self.out_features);
         Linear {
-            weight: init.uniform([self.out_features, self.in_features], bound),
-            bias: self.bias.then(|| init.uniform([self.out_features], bound)),
+            weight: self.weight_init.weight(init, [outputs, inputs]),
+            bias: self
+                .bias
+                .then(|| self.bias_init.bias(init, outputs, inputs)),
         }
     }
 }
@@ -52,15 +71,24 @@ pub struct Linear {
 impl Linear {
     /// `[…, in_features]` to `[…, out_features]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let mut shape = x.dims();
-        let [out_features, in_features] = self.weight.lazy_shape().dims();
-        shape[D - 1] = out_features;
-        let y = x
-            .reshape([-1, in_features as isize])
-            .matmul(self.weight.val().transpose());
-        match &self.bias {
-            Some(bias) => (y + bias.val().unsqueeze()).reshape(shape),
-            None => y.reshape(shape),
-        }
+        linear(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// `y = x * weight^T + bias` on the last dimension.
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: &Param<Tensor<2>>,
+    bias: Option<&Param<Tensor<1>>>,
+) -> Tensor<D> {
+    let mut shape = x.dims();
+    let [out_features, in_features] = weight.lazy_shape().dims();
+    shape[D - 1] = out_features;
+    let y = x
+        .reshape([-1, in_features as isize])
+        .matmul(weight.val().transpose());
+    match bias {
+        Some(bias) => (y + bias.val().unsqueeze()).reshape(shape),
+        None => y.reshape(shape),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// A model's tensors by name, in the order of its fields (`torch.nn.Module.state_dict`).
 pub type StateDict = Vec<(String, TensorData)>;
@@ -100,10 +100,14 @@ impl ModulePath {
     }
 }
 
-/// Whether a tensor of this name is a buffer (running statistics), not a trained parameter.
+/// Whether a tensor of this name is a buffer (running statistics, a computed table of indices),
+/// not a trained parameter.
 pub fn is_buffer(name: &str) -> bool {
     let field = name.rsplit('.').next().unwrap_or(name);
-    matches!(field, "running_mean" | "running_var" | COUNTER)
+    matches!(
+        field,
+        "running_mean" | "running_var" | "relative_position_index" | COUNTER
+    )
 }
 
 /// Reads every tensor of a model, buffers included.
@@ -125,7 +129,8 @@ pub fn num_params<M: Module>(model: &M) -> usize {
         .sum()
 }
 
-/// Puts `tensors` into the model: all or nothing.
+/// Puts `tensors` into the model: all or nothing. Tensors of integers are tables that the model
+/// computes for itself; theirs are kept, only names and shapes are compared.
 ///
 /// # Errors
 /// When a tensor is missing, unexpected or of another shape; the model is given back unchanged
@@ -190,6 +195,10 @@ impl ModuleVisitor for Reader {
             self.tensors.push((counter, zero));
         }
     }
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let data = param.val().into_data().convert::<i64>();
+        self.tensors.push((self.path.name(), data));
+    }
 }
 
 #[derive(Default)]
@@ -206,6 +215,10 @@ impl ModuleVisitor for Shapes {
         self.path.exit(container);
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.shapes
+            .push((self.path.name(), param.lazy_shape().to_vec()));
+    }
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
         self.shapes
             .push((self.path.name(), param.lazy_shape().to_vec()));
     }

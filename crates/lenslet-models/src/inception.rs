@@ -1,0 +1,408 @@
+//! Inception v3.
+//!
+//! C. Szegedy, V. Vanhoucke, S. Ioffe, J. Shlens, Z. Wojna, *Rethinking the Inception Architecture
+//! for Computer Vision*, CVPR 2016, table 1 and figures 5 to 7, with the auxiliary classifier of
+//! section 4. Modules are called as in TensorFlow's original weights.
+#![allow(non_snake_case)] // Fields are called as in the published weights.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use lenslet_nn::tap::tap;
+use lenslet_nn::{
+    AdaptiveAvgPool2d, AvgPool2d, BiasInit, Conv2dConfig, Dropout, Init, Linear, LinearConfig,
+    MaxPool2d, Named, WeightInit, concat, flatten, to_nhwc,
+};
+
+use crate::googlenet::{BasicConv2d, transform};
+use crate::model::{ImageModel, Stage, Taken};
+use crate::{BuildOptions, Preprocessing, Published, Variant};
+
+/// A convolution of a branch: name, outputs, kernel, stride. With stride 1 it keeps the size, with
+/// stride 2 it has no padding.
+type Step = (&'static str, usize, [usize; 2], usize);
+
+/// How the last branch pools.
+#[derive(Debug, Clone, Copy)]
+enum Pool {
+    /// Mean of 3x3 neighbours, then a 1x1 convolution to so many channels.
+    Mean(usize),
+    /// Largest of 3x3 neighbours, halving the size.
+    Max,
+}
+
+/// Branches side by side: chains of convolutions, of which some end in a fork whose arms run side
+/// by side on the chain's result (figure 7), and a pool.
+#[derive(Module, Debug)]
+pub struct InceptionModule {
+    convs: Named<BasicConv2d>,
+    /// Convolutions in the chain and in the fork of every branch, in the order of `convs`.
+    #[module(skip)]
+    branches: Vec<[usize; 2]>,
+    #[module(skip)]
+    pool: Pool,
+}
+
+impl InceptionModule {
+    fn new(from: usize, branches: &[(&[Step], &[Step])], pool: Pool, init: &mut Init) -> Self {
+        let mut convs = Vec::new();
+        let mut add = |channels, &(name, to, kernel, stride): &Step| {
+            convs.push((name, basic(channels, to, kernel, stride, init)));
+            to
+        };
+        for (chain, fork) in branches {
+            let end = chain.iter().fold(from, &mut add);
+            for arm in *fork {
+                add(end, arm);
+            }
+        }
+        if let Pool::Mean(to) = pool {
+            add(from, &("branch_pool", to, [1, 1], 1));
+        }
+        Self {
+            convs: convs.into_iter().collect(),
+            branches: branches.iter().map(|(c, f)| [c.len(), f.len()]).collect(),
+            pool,
+        }
+    }
+
+    /// `[N, H, W, C]` to the branches' channels together.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let mut convs = self.convs.iter();
+        let mut outputs = Vec::new();
+        let run = |(name, conv): (&String, &BasicConv2d), x| tap(name, || conv.forward(x));
+        for &[chain, fork] in &self.branches {
+            let end = convs
+                .by_ref()
+                .take(chain)
+                .fold(x.clone(), |x, conv| run(conv, x));
+            if fork == 0 {
+                outputs.push(end);
+            } else {
+                let arms = convs.by_ref().take(fork);
+                outputs.extend(arms.map(|conv| run(conv, end.clone())));
+            }
+        }
+        let pooled = match self.pool {
+            Pool::Mean(_) => AvgPool2d::new(3, 1).with_padding(1).forward(x),
+            Pool::Max => MaxPool2d::new(3, 2).forward(x),
+        };
+        outputs.push(convs.fold(pooled, |x, conv| run(conv, x)));
+        concat(outputs)
+    }
+}
+
+/// Weights normal with a deviation of 0.1, cut off at 2 (`init_weights=True` of torchvision).
+fn basic(
+    from: usize,
+    to: usize,
+    kernel: [usize; 2],
+    stride: usize,
+    init: &mut Init,
+) -> BasicConv2d {
+    let padding = kernel.map(|k| if stride == 1 { k / 2 } else { 0 });
+    let conv = Conv2dConfig::new(from, to, 0)
+        .with_kernel_size(kernel)
+        .with_stride(stride)
+        .with_paddings(padding);
+    BasicConv2d::new(conv.with_init(WeightInit::TruncNormal(0.1)), init)
+}
+
+/// 5x5 becomes two 3x3 (figure 5).
+fn module_a(from: usize, pool: usize, init: &mut Init) -> InceptionModule {
+    let branches: [(&[Step], &[Step]); 3] = [
+        (&[("branch1x1", 64, [1, 1], 1)], &[]),
+        (
+            &[
+                ("branch5x5_1", 48, [1, 1], 1),
+                ("branch5x5_2", 64, [5, 5], 1),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("branch3x3dbl_1", 64, [1, 1], 1),
+                ("branch3x3dbl_2", 96, [3, 3], 1),
+                ("branch3x3dbl_3", 96, [3, 3], 1),
+            ],
+            &[],
+        ),
+    ];
+    InceptionModule::new(from, &branches, Pool::Mean(pool), init)
+}
+
+/// Halves the size (figure 10).
+fn module_b(from: usize, init: &mut Init) -> InceptionModule {
+    let branches: [(&[Step], &[Step]); 2] = [
+        (&[("branch3x3", 384, [3, 3], 2)], &[]),
+        (
+            &[
+                ("branch3x3dbl_1", 64, [1, 1], 1),
+                ("branch3x3dbl_2", 96, [3, 3], 1),
+                ("branch3x3dbl_3", 96, [3, 3], 2),
+            ],
+            &[],
+        ),
+    ];
+    InceptionModule::new(from, &branches, Pool::Max, init)
+}
+
+/// 7x7 becomes 1x7 and 7x1 through `c` channels (figure 6).
+fn module_c(c: usize, init: &mut Init) -> InceptionModule {
+    let branches: [(&[Step], &[Step]); 3] = [
+        (&[("branch1x1", 192, [1, 1], 1)], &[]),
+        (
+            &[
+                ("branch7x7_1", c, [1, 1], 1),
+                ("branch7x7_2", c, [1, 7], 1),
+                ("branch7x7_3", 192, [7, 1], 1),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("branch7x7dbl_1", c, [1, 1], 1),
+                ("branch7x7dbl_2", c, [7, 1], 1),
+                ("branch7x7dbl_3", c, [1, 7], 1),
+                ("branch7x7dbl_4", c, [7, 1], 1),
+                ("branch7x7dbl_5", 192, [1, 7], 1),
+            ],
+            &[],
+        ),
+    ];
+    InceptionModule::new(768, &branches, Pool::Mean(192), init)
+}
+
+/// Halves the size.
+fn module_d(init: &mut Init) -> InceptionModule {
+    let branches: [(&[Step], &[Step]); 2] = [
+        (
+            &[
+                ("branch3x3_1", 192, [1, 1], 1),
+                ("branch3x3_2", 320, [3, 3], 2),
+            ],
+            &[],
+        ),
+        (
+            &[
+                ("branch7x7x3_1", 192, [1, 1], 1),
+                ("branch7x7x3_2", 192, [1, 7], 1),
+                ("branch7x7x3_3", 192, [7, 1], 1),
+                ("branch7x7x3_4", 192, [3, 3], 2),
+            ],
+            &[],
+        ),
+    ];
+    InceptionModule::new(768, &branches, Pool::Max, init)
+}
+
+/// 3x3 becomes 1x3 and 3x1 side by side (figure 7).
+fn module_e(from: usize, init: &mut Init) -> InceptionModule {
+    let branches: [(&[Step], &[Step]); 3] = [
+        (&[("branch1x1", 320, [1, 1], 1)], &[]),
+        (
+            &[("branch3x3_1", 384, [1, 1], 1)],
+            &[
+                ("branch3x3_2a", 384, [1, 3], 1),
+                ("branch3x3_2b", 384, [3, 1], 1),
+            ],
+        ),
+        (
+            &[
+                ("branch3x3dbl_1", 448, [1, 1], 1),
+                ("branch3x3dbl_2", 384, [3, 3], 1),
+            ],
+            &[
+                ("branch3x3dbl_3a", 384, [1, 3], 1),
+                ("branch3x3dbl_3b", 384, [3, 1], 1),
+            ],
+        ),
+    ];
+    InceptionModule::new(from, &branches, Pool::Mean(192), init)
+}
+
+/// The auxiliary classifier.
+#[derive(Module, Debug)]
+struct Auxiliary {
+    conv0: BasicConv2d,
+    conv1: BasicConv2d,
+    fc: Linear,
+}
+
+impl Auxiliary {
+    fn new(num_classes: usize, init: &mut Init) -> Self {
+        let conv0 = basic(768, 128, [1, 1], 1, init);
+        let wide = Conv2dConfig::new(128, 768, 5).with_init(WeightInit::TruncNormal(0.01));
+        Self {
+            conv0,
+            conv1: BasicConv2d::new(wide, init),
+            fc: linear(768, num_classes, 0.001, init),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        let x = self.conv0.forward(AvgPool2d::new(5, 3).forward(x));
+        let x = AdaptiveAvgPool2d::new(1).forward(self.conv1.forward(x));
+        self.fc.forward(flatten(x))
+    }
+}
+
+fn linear(from: usize, to: usize, std: f64, init: &mut Init) -> Linear {
+    let config = LinearConfig::new(from, to).with_init(WeightInit::TruncNormal(std));
+    config.with_bias_init(BiasInit::Default).init(init)
+}
+
+/// A stem, eleven Inception modules, a mean, dropout and a linear layer.
+#[derive(Module, Debug)]
+pub struct InceptionV3 {
+    Conv2d_1a_3x3: BasicConv2d,
+    Conv2d_2a_3x3: BasicConv2d,
+    Conv2d_2b_3x3: BasicConv2d,
+    Conv2d_3b_1x1: BasicConv2d,
+    Conv2d_4a_3x3: BasicConv2d,
+    Mixed_5b: InceptionModule,
+    Mixed_5c: InceptionModule,
+    Mixed_5d: InceptionModule,
+    Mixed_6a: InceptionModule,
+    Mixed_6b: InceptionModule,
+    Mixed_6c: InceptionModule,
+    Mixed_6d: InceptionModule,
+    Mixed_6e: InceptionModule,
+    AuxLogits: Option<Auxiliary>,
+    Mixed_7a: InceptionModule,
+    Mixed_7b: InceptionModule,
+    Mixed_7c: InceptionModule,
+    dropout: Dropout,
+    fc: Linear,
+    #[module(skip)]
+    transform_input: bool,
+}
+
+impl InceptionV3 {
+    /// Makes the network: weights normal with a deviation of 0.1, the auxiliary classifier's
+    /// smaller.
+    pub fn new(options: &BuildOptions, init: &mut Init) -> Self {
+        let unpadded = |from, to, stride| {
+            let conv = Conv2dConfig::new(from, to, 3).with_stride(stride);
+            conv.with_init(WeightInit::TruncNormal(0.1))
+        };
+        let classes = options.num_classes;
+        Self {
+            Conv2d_1a_3x3: BasicConv2d::new(unpadded(3, 32, 2), init),
+            Conv2d_2a_3x3: BasicConv2d::new(unpadded(32, 32, 1), init),
+            Conv2d_2b_3x3: basic(32, 64, [3, 3], 1, init),
+            Conv2d_3b_1x1: basic(64, 80, [1, 1], 1, init),
+            Conv2d_4a_3x3: BasicConv2d::new(unpadded(80, 192, 1), init),
+            Mixed_5b: module_a(192, 32, init),
+            Mixed_5c: module_a(256, 64, init),
+            Mixed_5d: module_a(288, 64, init),
+            Mixed_6a: module_b(288, init),
+            Mixed_6b: module_c(128, init),
+            Mixed_6c: module_c(160, init),
+            Mixed_6d: module_c(160, init),
+            Mixed_6e: module_c(192, init),
+            AuxLogits: options.aux_logits.then(|| Auxiliary::new(classes, init)),
+            Mixed_7a: module_d(init),
+            Mixed_7b: module_e(1280, init),
+            Mixed_7c: module_e(2048, init),
+            dropout: Dropout::new(options.dropout.unwrap_or(0.5)),
+            fc: linear(2048, classes, 0.1, init),
+            transform_input: options.transform_input,
+        }
+    }
+
+    /// The last feature map; the input of the auxiliary classifier goes to `side`.
+    fn features(
+        &self,
+        x: Tensor<4>,
+        taken: &mut Taken,
+        side: impl FnOnce(&Tensor<4>),
+    ) -> Tensor<4> {
+        let pool = MaxPool2d::new(3, 2);
+        let x = if self.transform_input {
+            transform(x)
+        } else {
+            x
+        };
+        let x = tap("Conv2d_1a_3x3", || self.Conv2d_1a_3x3.forward(to_nhwc(x)));
+        let x = tap("Conv2d_2a_3x3", || self.Conv2d_2a_3x3.forward(x));
+        let x = tap("Conv2d_2b_3x3", || self.Conv2d_2b_3x3.forward(x));
+        taken.offer(&x);
+        let x = tap("maxpool1", || pool.forward(x));
+        let x = tap("Conv2d_3b_1x1", || self.Conv2d_3b_1x1.forward(x));
+        let x = tap("Conv2d_4a_3x3", || self.Conv2d_4a_3x3.forward(x));
+        taken.offer(&x);
+        let x = tap("maxpool2", || pool.forward(x));
+        let x = tap("Mixed_5b", || self.Mixed_5b.forward(x));
+        let x = tap("Mixed_5c", || self.Mixed_5c.forward(x));
+        let x = tap("Mixed_5d", || self.Mixed_5d.forward(x));
+        taken.offer(&x);
+        let x = tap("Mixed_6a", || self.Mixed_6a.forward(x));
+        let x = tap("Mixed_6b", || self.Mixed_6b.forward(x));
+        let x = tap("Mixed_6c", || self.Mixed_6c.forward(x));
+        let x = tap("Mixed_6d", || self.Mixed_6d.forward(x));
+        let x = tap("Mixed_6e", || self.Mixed_6e.forward(x));
+        taken.offer(&x);
+        side(&x);
+        let x = tap("Mixed_7a", || self.Mixed_7a.forward(x));
+        let x = tap("Mixed_7b", || self.Mixed_7b.forward(x));
+        let x = tap("Mixed_7c", || self.Mixed_7c.forward(x));
+        taken.offer(&x);
+        x
+    }
+
+    fn pooled(&self, x: Tensor<4>) -> Tensor<2> {
+        let x = flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)));
+        self.dropout.forward(x)
+    }
+}
+
+impl ImageModel for InceptionV3 {
+    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        let x = self.embed(x);
+        tap("fc", || self.fc.forward(x))
+    }
+
+    fn forward_aux(&self, x: Tensor<4>) -> (Tensor<2>, Vec<Tensor<2>>) {
+        let mut aux = Vec::new();
+        let x = self.features(x, &mut Taken::none(), |map| {
+            aux.extend(
+                self.AuxLogits
+                    .as_ref()
+                    .map(|head| head.forward(map.clone())),
+            );
+        });
+        (self.fc.forward(self.pooled(x)), aux)
+    }
+
+    fn stages(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
+        Taken::from(|taken| self.features(x, taken, |_| ()))
+    }
+
+    fn stage_info(&self) -> Vec<Stage> {
+        vec![
+            Stage::new("Conv2d_2b_3x3", 64, 2),
+            Stage::new("Conv2d_4a_3x3", 192, 4),
+            Stage::new("Mixed_5d", 288, 8),
+            Stage::new("Mixed_6e", 768, 16),
+            Stage::new("Mixed_7c", 2048, 32),
+        ]
+    }
+
+    fn embed(&self, x: Tensor<4>) -> Tensor<2> {
+        self.pooled(self.features(x, &mut Taken::none(), |_| ()))
+    }
+}
+
+pub(crate) static VARIANTS: &[Variant] = &[Variant {
+    family: "Inception",
+    year: 2015,
+    paper: "Szegedy et al., Rethinking the Inception Architecture for Computer Vision",
+    input: [3, 299, 299],
+    min_size: 75,
+    preprocessing: Preprocessing::imagenet(342, 299),
+    published: Published::v1(77.294, 93.45),
+    first_conv: "Conv2d_1a_3x3.conv",
+    ..Variant::imagenet("inception_v3", |o: &BuildOptions, i| {
+        InceptionV3::new(o, i).into()
+    })
+}];

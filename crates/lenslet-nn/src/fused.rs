@@ -1,0 +1,34 @@
+//! The unit of fusion.
+
+use burn::tensor::Tensor;
+
+use crate::tap::{Name, is_recording, tap};
+use crate::{Activation, BatchNorm2d, Conv2d, to_nchw, to_nhwc};
+
+/// `activation(batch_norm(convolution(x)) + residual)` on `[N, H, W, C]`, with the names under
+/// which the two layers stand in their module.
+///
+/// Everything that a CPU can do in one pass over the data is one call; elsewhere, and while a
+/// graph is captured, it is this composition.
+pub fn conv_bn_act<'a>(
+    (conv_name, conv): (impl Into<Name<'a>>, &Conv2d),
+    (bn_name, bn): (impl Into<Name<'a>>, &BatchNorm2d),
+    activation: Option<Activation>,
+    residual: Option<Tensor<4>>,
+    x: Tensor<4>,
+) -> Tensor<4> {
+    let x = if is_recording() {
+        let x = tap(conv_name, || conv.forward(x));
+        to_nchw(tap(bn_name, || bn.forward(x)))
+    } else {
+        bn.forward_nchw(conv.forward_nchw(to_nchw(x)))
+    };
+    let x = match residual {
+        Some(residual) => x + to_nchw(residual),
+        None => x,
+    };
+    to_nhwc(match activation {
+        Some(activation) => activation.forward(x),
+        None => x,
+    })
+}
