@@ -10,6 +10,23 @@
 //! - The instruction set is chosen at run time (see [`simd`]), work is shared by the crate's own threads (see [`pool`]), and
 //!   a result never depends on the number of threads.
 
+mod buffer;
+mod epilogue;
+mod error;
+mod gemm;
+mod matrix;
+mod outer;
+mod panels;
 pub mod pool;
+mod product;
 pub mod simd;
+#[cfg(test)]
+mod testing;
+mod tile;
 pub mod vmath;
+
+pub use buffer::{AlignedBuf, Scratch};
+pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
+pub use error::KernelError;
+pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
+pub use matrix::{Matrix, MatrixMut};
