@@ -141,79 +141,152 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
                 }
                 _ => std::ptr::null(),
             };
-            let mut acc = [[s.zero(); NV]; MR];
-            let mut b = t.b;
-            for tap in 0..t.taps {
-                let mut a = [std::ptr::null::<f32>(); MR];
-                for r in 0..MR {
-                    a[r] = (*t.rows.add(tap * MR + r)).add(t.offset);
-                }
-                for k in 0..t.k {
-                    let mut bv = [s.zero(); NV];
-                    for v in 0..NV {
-                        bv[v] = s.load(b.add(v * S::LANES));
-                    }
-                    for r in 0..MR {
-                        let x = s.splat(*a[r].add(k));
-                        for v in 0..NV {
-                            acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
-                        }
-                    }
-                    b = b.wrapping_add(t.ldb);
-                }
+            let mut acc = reduce::<S, MR, NV>(s, t);
+            // Written out vector by vector: an index that is not a constant would move the accumulators to memory.
+            if NV > 1 {
+                finish::<S, MR, NV, 0, false>(s, t, &mut acc, &c, residual);
             }
-            // The last vector's columns, all of them or not.
-            let last = t.cols - (NV - 1) * S::LANES;
-            for v in 0..NV {
-                let col = v * S::LANES;
-                let partial = v == NV - 1 && last < S::LANES;
-                if t.accumulate {
-                    for r in 0..MR {
-                        let old = load(s, partial, c[r].add(col), last);
-                        acc[r][v] = s.add(acc[r][v], old);
-                    }
-                }
-                if let Some(post) = t.post {
-                    if !post.scale.is_null() {
-                        let x = load(s, partial, post.scale.add(t.first_col + col), last);
-                        for r in 0..MR {
-                            acc[r][v] = s.mul(acc[r][v], x);
-                        }
-                    }
-                    if !post.bias.is_null() {
-                        let x = load(s, partial, post.bias.add(t.first_col + col), last);
-                        for r in 0..MR {
-                            acc[r][v] = s.add(acc[r][v], x);
-                        }
-                    }
-                    if !residual.is_null() {
-                        for r in 0..MR {
-                            let row = residual.add(*t.outputs.add(r) * post.ld_residual + col);
-                            acc[r][v] = s.add(acc[r][v], load(s, partial, row, last));
-                        }
-                    }
-                    let (lo, hi) = (s.splat(post.lo), s.splat(post.hi));
-                    for r in 0..MR {
-                        acc[r][v] = s.min(hi, s.max(lo, acc[r][v]));
-                    }
-                }
-                for r in 0..MR {
-                    if partial {
-                        s.store_n(c[r].add(col), last, acc[r][v]);
-                    } else {
-                        s.store(c[r].add(col), acc[r][v]);
-                    }
-                }
+            if NV > 2 {
+                finish::<S, MR, NV, 1, false>(s, t, &mut acc, &c, residual);
+            }
+            if NV > 3 {
+                finish::<S, MR, NV, 2, false>(s, t, &mut acc, &c, residual);
+            }
+            if t.cols < NV * S::LANES {
+                finish_last::<S, MR, NV, true>(s, t, &mut acc, &c, residual);
+            } else {
+                finish_last::<S, MR, NV, false>(s, t, &mut acc, &c, residual);
             }
         }
     }
 }
 
-/// Loads a vector, of which the first `n` lanes count if `partial`.
+/// Finishes the last vector of a panel, of which some lanes may not count.
 #[inline(always)]
-unsafe fn load<S: Simd>(s: S, partial: bool, p: *const f32, n: usize) -> S::V {
+unsafe fn finish_last<S: Simd, const MR: usize, const NV: usize, const PARTIAL: bool>(
+    s: S,
+    t: &Tile<'_>,
+    acc: &mut [[S::V; NV]; MR],
+    c: &[*mut f32; MR],
+    residual: *const f32,
+) {
+    // SAFETY: as for `finish`.
+    unsafe {
+        match NV {
+            1 => finish::<S, MR, NV, 0, PARTIAL>(s, t, acc, c, residual),
+            2 => finish::<S, MR, NV, 1, PARTIAL>(s, t, acc, c, residual),
+            3 => finish::<S, MR, NV, 2, PARTIAL>(s, t, acc, c, residual),
+            _ => finish::<S, MR, NV, 3, PARTIAL>(s, t, acc, c, residual),
+        }
+    }
+}
+
+/// Epilogue and store of vector `V` of every row.
+///
+/// # Safety
+///
+/// As for [`run_tile`].
+#[inline(always)]
+unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const V: usize, const PARTIAL: bool>(
+    s: S,
+    t: &Tile<'_>,
+    acc: &mut [[S::V; NV]; MR],
+    c: &[*mut f32; MR],
+    residual: *const f32,
+) {
+    // Only vectors that exist are finished; the others are never reached.
+    let v = if V < NV { V } else { 0 };
+    let col = v * S::LANES;
+    let n = if PARTIAL { t.cols - col } else { S::LANES };
+    // SAFETY: `run_tile`'s caller promises `cols` floats of every row and of the epilogue's slices.
+    unsafe {
+        if t.accumulate {
+            for r in 0..MR {
+                acc[r][v] = s.add(acc[r][v], load::<S, PARTIAL>(s, c[r].add(col), n));
+            }
+        }
+        if let Some(post) = t.post {
+            if !post.scale.is_null() {
+                let x = load::<S, PARTIAL>(s, post.scale.add(t.first_col + col), n);
+                for r in 0..MR {
+                    acc[r][v] = s.mul(acc[r][v], x);
+                }
+            }
+            if !post.bias.is_null() {
+                let x = load::<S, PARTIAL>(s, post.bias.add(t.first_col + col), n);
+                for r in 0..MR {
+                    acc[r][v] = s.add(acc[r][v], x);
+                }
+            }
+            if !residual.is_null() {
+                for r in 0..MR {
+                    let row = residual.add(*t.outputs.add(r) * post.ld_residual + col);
+                    acc[r][v] = s.add(acc[r][v], load::<S, PARTIAL>(s, row, n));
+                }
+            }
+            let (lo, hi) = (s.splat(post.lo), s.splat(post.hi));
+            for r in 0..MR {
+                acc[r][v] = s.min(hi, s.max(lo, acc[r][v]));
+            }
+        }
+        for r in 0..MR {
+            store::<S, PARTIAL>(s, c[r].add(col), n, acc[r][v]);
+        }
+    }
+}
+
+/// The sum over taps and channels. A function of its own, because the accumulators stay in registers only as long as nothing
+/// indexes them by a variable.
+#[inline(always)]
+unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    t: &Tile<'_>,
+) -> [[S::V; NV]; MR] {
+    // SAFETY: `run_tile`'s caller promises the row pointers and the panel.
+    unsafe {
+        let mut acc = [[s.zero(); NV]; MR];
+        let mut b = t.b;
+        for tap in 0..t.taps {
+            let mut a = [std::ptr::null::<f32>(); MR];
+            for r in 0..MR {
+                a[r] = (*t.rows.add(tap * MR + r)).add(t.offset);
+            }
+            for k in 0..t.k {
+                let mut bv = [s.zero(); NV];
+                for v in 0..NV {
+                    bv[v] = s.load(b.add(v * S::LANES));
+                }
+                for r in 0..MR {
+                    let x = s.splat(*a[r].add(k));
+                    for v in 0..NV {
+                        acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
+                    }
+                }
+                b = b.wrapping_add(t.ldb);
+            }
+        }
+        acc
+    }
+}
+
+/// Loads a vector, of which the first `n` lanes count if `PARTIAL`.
+#[inline(always)]
+unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: *const f32, n: usize) -> S::V {
     // SAFETY: the caller promises `n` readable floats, or LANES where not partial.
-    unsafe { if partial { s.load_n(p, n) } else { s.load(p) } }
+    unsafe { if PARTIAL { s.load_n(p, n) } else { s.load(p) } }
+}
+
+/// Stores a vector, of which the first `n` lanes count if `PARTIAL`.
+#[inline(always)]
+unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S::V) {
+    // SAFETY: the caller promises `n` writable floats, or LANES where not partial.
+    unsafe {
+        if PARTIAL {
+            s.store_n(p, n, x)
+        } else {
+            s.store(p, x)
+        }
+    }
 }
 
 /// Applies the second pass of an epilogue to a tile just written.
@@ -271,20 +344,21 @@ unsafe fn late_rows<S: Simd>(
                 .residual
                 .wrapping_add(t.first_col + output * post.ld_residual);
             let mut col = 0;
-            while col < t.cols {
-                let n = (t.cols - col).min(S::LANES);
-                let partial = n < S::LANES;
-                let x = load(s, partial, row.add(col), n);
-                let mut y = activation.apply(s, x);
+            while col + S::LANES <= t.cols {
+                let mut y = activation.apply(s, s.load(row.add(col)));
                 if post.residual_late {
-                    y = s.add(y, load(s, partial, residual.add(col), n));
+                    y = s.add(y, s.load(residual.add(col)));
                 }
-                if partial {
-                    s.store_n(row.add(col), n, y);
-                } else {
-                    s.store(row.add(col), y);
+                s.store(row.add(col), y);
+                col += S::LANES;
+            }
+            let n = t.cols - col;
+            if n > 0 {
+                let mut y = activation.apply(s, s.load_n(row.add(col), n));
+                if post.residual_late {
+                    y = s.add(y, s.load_n(residual.add(col), n));
                 }
-                col += n;
+                s.store_n(row.add(col), n, y);
             }
         }
     }
