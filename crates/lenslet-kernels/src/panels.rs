@@ -1,9 +1,11 @@
 //! Packing of the right-hand operand into panels: `[panel][k][columns of the panel]`, the last panel's columns padded with
 //! zeros to whole vectors.
 
+use std::ops::Range;
+
 use crate::buffer::AlignedBuf;
 use crate::pool::{SharedMut, parallel_for};
-use crate::simd::{Isa, isa};
+use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::{geometry, max_rows, max_vectors};
 
 /// How `n` columns are cut into panels. Widths differ by one vector at most, since a narrow last panel would waste registers.
@@ -116,27 +118,31 @@ impl Packed {
         let panels = self.panels;
         let group_len = panels.padded() * self.k;
         let shared = SharedMut::new(self.data.resize(groups * group_len));
-        // About 64 KB of packed data a chunk.
-        let channels = if groups == 0 { 0 } else { source(0).channels };
-        let taps = if groups == 0 {
-            1
-        } else {
-            source(0).taps.len().max(1)
+        // About 64 KB of packed data a chunk, in whole vectors of channels.
+        let (channels, taps) = match groups {
+            0 => (0, 1),
+            _ => (source(0).channels, source(0).taps.len().max(1)),
         };
-        let part = (256 / taps).max(16);
+        let part = (256 / taps).next_multiple_of(16).max(16);
         let parts = channels.div_ceil(part);
         parallel_for(groups * panels.count * parts, |i| {
             let (group, rest) = (i / (panels.count * parts), i % (panels.count * parts));
-            let (panel, c) = (panels.get(rest / parts), rest % parts * part);
+            let (panel, first) = (panels.get(rest / parts), rest % parts * part);
             let source = source(group);
-            let end = (c + part).min(channels);
             let start = group * group_len + panel.col * self.k;
-            for tap in 0..taps {
-                let at = start + (tap * channels + c) * panel.width;
-                // SAFETY: each (group, panel, tap, channel range) is one chunk's own part.
-                let out = unsafe { shared.slice(at, (end - c) * panel.width) };
-                pack_part(&source, tap, c, &panel, out);
-            }
+            let whole = shared.len();
+            assert!(
+                start + panel.width * self.k <= whole,
+                "packed data is too short"
+            );
+            let part = PackPart {
+                source: &source,
+                panel: &panel,
+                channels: first..(first + part).min(channels),
+                // Each chunk writes its own channels of its own panel.
+                out: shared.as_mut_ptr().wrapping_add(start),
+            };
+            dispatch_on(panels.isa, part);
         });
     }
 
@@ -147,35 +153,102 @@ impl Packed {
     }
 }
 
-/// Writes channels `c..` of one tap of a panel.
-fn pack_part(source: &Source<'_>, tap: usize, c: usize, panel: &Panel, out: &mut [f32]) {
-    let base = source.taps[tap] * source.tap_stride;
-    let at = |channel: usize, col: usize| {
-        base + channel * source.channel_stride + (panel.col + col) * source.col_stride
-    };
-    if source.col_stride == 1 {
-        for (i, row) in out.chunks_exact_mut(panel.width).enumerate() {
-            let from = at(c + i, 0);
-            row[..panel.cols].copy_from_slice(&source.data[from..from + panel.cols]);
-            row[panel.cols..].fill(0.0);
+/// Packs some channels of a panel: row `tap * source.channels + channel` of `out` for each.
+struct PackPart<'a> {
+    source: &'a Source<'a>,
+    panel: &'a Panel,
+    channels: Range<usize>,
+    out: *mut f32,
+}
+
+impl Kernel for PackPart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Panel {
+            col, cols, width, ..
+        } = *self.panel;
+        let source = self.source;
+        let taps = source.taps.len();
+        let natural = source.tap_stride == 1
+            && source.channel_stride == taps
+            && source.taps.iter().enumerate().all(|(i, &tap)| i == tap);
+        let turned = source.channel_stride == 1 && taps == 1;
+        let row = |tap: usize, channel: usize| {
+            self.out
+                .wrapping_add((tap * source.channels + channel) * width)
+        };
+        if source.col_stride == 1 {
+            for (tap, &from) in source.taps.iter().enumerate() {
+                for channel in self.channels.clone() {
+                    let at = from * source.tap_stride + channel * source.channel_stride + col;
+                    // SAFETY: this chunk's own row of the panel.
+                    let to = unsafe { std::slice::from_raw_parts_mut(row(tap, channel), width) };
+                    to[..cols].copy_from_slice(&source.data[at..at + cols]);
+                    to[cols..].fill(0.0);
+                }
+            }
+            return;
         }
-        return;
-    }
-    let rows = out.len() / panel.width;
-    if rows == 0 {
-        return;
-    }
-    for col in 0..panel.cols {
-        let from = &source.data[at(c, col)..=at(c + rows - 1, col)];
-        let to = out[col..].iter_mut().step_by(panel.width);
-        if source.channel_stride == 1 {
-            to.zip(from).for_each(|(to, from)| *to = *from);
-        } else {
-            let from = from.iter().step_by(source.channel_stride.max(1));
-            to.zip(from).for_each(|(to, from)| *to = *from);
+        // Whole vectors of columns through a transpose of blocks, where (channel, tap) pairs are contiguous in the source.
+        let mut done = 0;
+        if natural || turned {
+            let first = self.channels.start * taps;
+            let len = self.channels.len() * taps;
+            let mut block = [0.0f32; 16 * 16];
+            while done + S::LANES <= cols {
+                let at = (col + done) * source.col_stride
+                    + first
+                    + if turned {
+                        source.taps[0] * source.tap_stride
+                    } else {
+                        0
+                    };
+                let from = &source.data[at..at + (S::LANES - 1) * source.col_stride + len];
+                let mut i = 0;
+                while i + S::LANES <= len {
+                    // SAFETY: the block lies inside `from`; the rows written are this chunk's own.
+                    unsafe {
+                        let from = from.as_ptr().add(i);
+                        if taps == 1 {
+                            let to = row(0, self.channels.start + i).add(done);
+                            s.transpose(from, source.col_stride, to, width);
+                        } else {
+                            s.transpose(from, source.col_stride, block.as_mut_ptr(), S::LANES);
+                            for j in 0..S::LANES {
+                                let pair = i + j;
+                                let to = row(pair % taps, self.channels.start + pair / taps);
+                                s.store(to.add(done), s.load(block.as_ptr().add(j * S::LANES)));
+                            }
+                        }
+                    }
+                    i += S::LANES;
+                }
+                for pair in i..len {
+                    for j in 0..S::LANES {
+                        let to = row(pair % taps, self.channels.start + pair / taps);
+                        // SAFETY: this chunk's own row of the panel.
+                        unsafe { *to.add(done + j) = from[j * source.col_stride + pair] };
+                    }
+                }
+                done += S::LANES;
+            }
         }
-    }
-    for row in out.chunks_exact_mut(panel.width) {
-        row[panel.cols..].fill(0.0);
+        for channel in self.channels.clone() {
+            for j in done..width {
+                for (tap, &from) in source.taps.iter().enumerate() {
+                    let x = if j < cols {
+                        source.data[from * source.tap_stride
+                            + channel * source.channel_stride
+                            + (col + j) * source.col_stride]
+                    } else {
+                        0.0
+                    };
+                    // SAFETY: this chunk's own row of the panel.
+                    unsafe { *row(tap, channel).add(j) = x };
+                }
+            }
+        }
     }
 }

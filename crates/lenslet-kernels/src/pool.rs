@@ -209,6 +209,12 @@ impl<'a, T> SharedMut<'a, T> {
         }
     }
 
+    /// How many elements there are.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

@@ -203,6 +203,34 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_ld: usize, dst: *mut f32, dst_ld: usize) {
+        // SAFETY: token; the blocks by the caller's promise.
+        unsafe {
+            let mut a = [_mm256_setzero_ps(); 8];
+            for i in 0..8 {
+                a[i] = _mm256_loadu_ps(src.add(i * src_ld));
+            }
+            let mut b = [_mm256_setzero_ps(); 8];
+            for i in 0..4 {
+                b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..2 {
+                for j in 0..2 {
+                    let (lo, hi) = (b[4 * i + j], b[4 * i + j + 2]);
+                    a[4 * i + 2 * j] = _mm256_shuffle_ps::<0x44>(lo, hi);
+                    a[4 * i + 2 * j + 1] = _mm256_shuffle_ps::<0xee>(lo, hi);
+                }
+            }
+            for j in 0..4 {
+                let lo = _mm256_permute2f128_ps::<0x20>(a[j], a[4 + j]);
+                let hi = _mm256_permute2f128_ps::<0x31>(a[j], a[4 + j]);
+                _mm256_storeu_ps(dst.add(j * dst_ld), lo);
+                _mm256_storeu_ps(dst.add((j + 4) * dst_ld), hi);
+            }
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

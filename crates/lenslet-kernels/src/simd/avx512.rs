@@ -184,6 +184,44 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_min_ps(a) }
     }
     #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_ld: usize, dst: *mut f32, dst_ld: usize) {
+        // SAFETY: token; the blocks by the caller's promise.
+        unsafe {
+            let mut a = [_mm512_setzero_ps(); 16];
+            for i in 0..16 {
+                a[i] = _mm512_loadu_ps(src.add(i * src_ld));
+            }
+            // Pairs of rows, then fours within each quarter, then the quarters.
+            let mut b = [_mm512_setzero_ps(); 16];
+            for i in 0..8 {
+                b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..4 {
+                for j in 0..2 {
+                    let lo = _mm512_castps_pd(b[4 * i + j]);
+                    let hi = _mm512_castps_pd(b[4 * i + j + 2]);
+                    a[4 * i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo, hi));
+                    a[4 * i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(lo, hi));
+                }
+            }
+            // a[4 i + j] holds column 4 q + j of rows 4 i .. 4 i + 4 in quarter q.
+            for j in 0..4 {
+                let lo0 = _mm512_shuffle_f32x4::<0x88>(a[j], a[4 + j]);
+                let lo1 = _mm512_shuffle_f32x4::<0x88>(a[8 + j], a[12 + j]);
+                let hi0 = _mm512_shuffle_f32x4::<0xdd>(a[j], a[4 + j]);
+                let hi1 = _mm512_shuffle_f32x4::<0xdd>(a[8 + j], a[12 + j]);
+                b[j] = _mm512_shuffle_f32x4::<0x88>(lo0, lo1);
+                b[8 + j] = _mm512_shuffle_f32x4::<0xdd>(lo0, lo1);
+                b[4 + j] = _mm512_shuffle_f32x4::<0x88>(hi0, hi1);
+                b[12 + j] = _mm512_shuffle_f32x4::<0xdd>(hi0, hi1);
+            }
+            for i in 0..16 {
+                _mm512_storeu_ps(dst.add(i * dst_ld), b[i]);
+            }
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, p: *const f32) {
         // SAFETY: a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }

@@ -288,6 +288,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Smallest lane.
     fn reduce_min(self, a: Self::V) -> f32;
 
+    /// Writes the transpose of the LANES x LANES block at `src` (rows `src_ld` floats apart) to `dst` (rows `dst_ld` apart).
+    ///
+    /// # Safety
+    /// Both blocks must be valid and must not overlap.
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const f32, src_ld: usize, dst: *mut f32, dst_ld: usize) {
+        for i in 0..Self::LANES {
+            for j in 0..Self::LANES {
+                // SAFETY: inside the blocks that the caller promises.
+                unsafe { *dst.add(j * dst_ld + i) = *src.add(i * src_ld + j) };
+            }
+        }
+    }
+
     /// Asks for the cache line at `p`; any address is allowed.
     #[inline(always)]
     fn prefetch(self, p: *const f32) {

@@ -79,6 +79,25 @@ impl Kernel for Arithmetic {
                 .collect();
             assert_eq!(out, want);
         }
+        let block: Vec<f32> = (0..S::LANES * (S::LANES + 3)).map(|i| i as f32).collect();
+        let mut turned = vec![0.0; S::LANES * (S::LANES + 1)];
+        // SAFETY: both hold LANES rows with these strides.
+        unsafe {
+            s.transpose(
+                block.as_ptr(),
+                S::LANES + 3,
+                turned.as_mut_ptr(),
+                S::LANES + 1,
+            )
+        };
+        for i in 0..S::LANES {
+            for j in 0..S::LANES {
+                assert_eq!(
+                    turned[j * (S::LANES + 1) + i],
+                    block[i * (S::LANES + 3) + j]
+                );
+            }
+        }
         let mut out = vec![0.0; 3 * S::LANES];
         for start in 0..S::LANES {
             // SAFETY: `out` holds three vectors.
