@@ -11,6 +11,7 @@
 //!   a result never depends on the number of threads.
 
 mod buffer;
+mod conv;
 mod epilogue;
 mod error;
 mod gemm;
@@ -26,6 +27,7 @@ mod tile;
 pub mod vmath;
 
 pub use buffer::{AlignedBuf, Scratch};
+pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;
 pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
