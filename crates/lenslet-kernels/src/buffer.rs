@@ -1,7 +1,7 @@
 //! Reusable aligned memory: fresh pages cost more than many layers, so buffers are kept and grown.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -175,14 +175,14 @@ pub(crate) struct Local {
 }
 
 thread_local! {
-    static LOCAL: Cell<Option<Box<Local>>> = const { Cell::new(None) };
+    static LOCAL: RefCell<Vec<Box<Local>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends this thread's scratch memory to `f`; a nested call gets memory of its own.
+/// Lends scratch memory of this thread to `f`; a nested call gets memory of its own.
 pub(crate) fn with_local<R>(f: impl FnOnce(&mut Local) -> R) -> R {
-    let mut local = LOCAL.take().unwrap_or_default();
+    let mut local = LOCAL.with_borrow_mut(Vec::pop).unwrap_or_default();
     let result = f(&mut local);
-    LOCAL.set(Some(local));
+    LOCAL.with_borrow_mut(|all| all.push(local));
     result
 }
 

@@ -179,6 +179,17 @@ impl<'a> Epilogue<'a> {
     }
 }
 
+/// Loads a vector, of which the first `n` lanes count if `PARTIAL`.
+///
+/// # Safety
+///
+/// `p` must be readable for `n` floats, or for a vector where not partial.
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { if PARTIAL { s.load_n(p, n) } else { s.load(p) } }
+}
+
 /// An [`Epilogue`] whose slices are checked, as pointers (null for "none").
 #[derive(Clone, Copy)]
 pub(crate) struct Post {
@@ -200,6 +211,45 @@ unsafe impl Send for Post {}
 unsafe impl Sync for Post {}
 
 impl Post {
+    /// Applies everything to `n` columns from `col` of output row `row`; all lanes count unless `PARTIAL`.
+    ///
+    /// # Safety
+    ///
+    /// The pointers must be valid for this row and these columns.
+    #[inline(always)]
+    pub unsafe fn apply<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        x: S::V,
+        row: usize,
+        col: usize,
+        n: usize,
+    ) -> S::V {
+        let mut x = x;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !self.scale.is_null() {
+                x = s.mul(x, load::<S, PARTIAL>(s, self.scale.add(col), n));
+            }
+            if !self.bias.is_null() {
+                x = s.add(x, load::<S, PARTIAL>(s, self.bias.add(col), n));
+            }
+            let residual = self.residual.wrapping_add(row * self.ld_residual + col);
+            let has_residual = !self.residual.is_null();
+            if has_residual && !self.residual_late {
+                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
+            }
+            x = s.min(s.splat(self.hi), s.max(s.splat(self.lo), x));
+            if self.late != Activation::None {
+                x = self.late.apply(s, x);
+            }
+            if has_residual && self.residual_late {
+                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
+            }
+        }
+        x
+    }
+
     pub fn has_late_pass(&self) -> bool {
         self.residual_late || self.late != Activation::None
     }

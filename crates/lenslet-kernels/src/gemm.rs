@@ -156,6 +156,7 @@ impl PackedMatrix {
             },
             post: Some(epilogue.raw()),
             accumulate,
+            group_steps: [0, 0],
         };
         // SAFETY: the checks above cover every row and column that is read or written.
         unsafe { product.run() };
@@ -320,6 +321,7 @@ pub fn batched_product(
                 },
                 post: Some(post),
                 accumulate: false,
+                group_steps: [0, 0],
             };
             // SAFETY: the checks above cover every matrix of the batch, and output matrices do not overlap.
             unsafe { product.run_here() };

@@ -52,8 +52,7 @@ unsafe impl Send for Output {}
 // SAFETY: as above.
 unsafe impl Sync for Output {}
 
-/// output = post(rows x weights), group by group: group `g` reads channels `g * k_per_tap ..` of each row and writes columns
-/// `g * n ..`.
+/// output = post(rows x weights), group by group.
 pub(crate) struct Product<'a, R> {
     pub rows: &'a R,
     pub taps: usize,
@@ -61,6 +60,8 @@ pub(crate) struct Product<'a, R> {
     pub output: Output,
     pub post: Option<Post>,
     pub accumulate: bool,
+    /// How far apart groups lie in the rows and in the output: for a convolution the channels of a group, side by side.
+    pub group_steps: [usize; 2],
 }
 
 /// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
@@ -99,7 +100,7 @@ impl<R: Rows> Product<'_, R> {
     /// # Safety
     ///
     /// The row pointers must be readable as [`Rows::fill`] says, the output writable at every output row for
-    /// `groups * n` columns by nobody else, and the post's pointers readable for these rows and columns.
+    /// its groups' columns by nobody else, and the post's pointers readable for these rows and columns.
     pub unsafe fn run(&self) {
         let panels = self.weights.panels;
         let all_panels = panels.count * self.weights.groups;
@@ -176,7 +177,7 @@ impl<R: Rows> Chunk<'_, R> {
         for index in self.panels.clone() {
             let (group, panel) = (index / panels.count, panels.get(index % panels.count));
             let weights = product.weights.panel(group, &panel);
-            let first_col = group * panels.n + panel.col;
+            let first_col = group * product.group_steps[1] + panel.col;
             for block in Blocks::new(taps, per_tap) {
                 let last = block.last;
                 let b = weights[block.k_start * panel.width..].as_ptr();
@@ -187,7 +188,7 @@ impl<R: Rows> Chunk<'_, R> {
                         rows: local.rows[range.start * taps + block.tap * mr..].as_ptr(),
                         taps: block.taps,
                         k: block.k,
-                        offset: group * per_tap + block.offset,
+                        offset: group * product.group_steps[0] + block.offset,
                         b,
                         ldb: panel.width,
                         c: product.output.data.wrapping_add(first_col),

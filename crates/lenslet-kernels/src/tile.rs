@@ -5,7 +5,7 @@
 //! row-major matrix. On AVX-512 the tile is 6 rows by 4 vectors or 8 by 3: more than 8 rows collide in the first cache level where
 //! the row stride is a power of two.
 
-use crate::epilogue::Post;
+use crate::epilogue::{Post, load};
 use crate::simd::{Isa, Kernel, Simd};
 
 /// Vectors of columns in the widest panel.
@@ -267,13 +267,6 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
         }
         acc
     }
-}
-
-/// Loads a vector, of which the first `n` lanes count if `PARTIAL`.
-#[inline(always)]
-unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: *const f32, n: usize) -> S::V {
-    // SAFETY: the caller promises `n` readable floats, or LANES where not partial.
-    unsafe { if PARTIAL { s.load_n(p, n) } else { s.load(p) } }
 }
 
 /// Stores a vector, of which the first `n` lanes count if `PARTIAL`.

@@ -300,6 +300,7 @@ impl Indirect {
                 output: y,
                 post: Some(post),
                 accumulate: false,
+                group_steps: [weights.k, weights.panels.n],
             };
             // SAFETY: the caller's promise.
             unsafe { product.run() };
@@ -344,6 +345,7 @@ impl Indirect {
                 output: y,
                 post: Some(post),
                 accumulate: false,
+                group_steps: [phase.packed.k / phase.taps.len(), phase.packed.panels.n],
             };
             // SAFETY: taps outside the input point to the zeros, which are as long as all channels; the rest is the caller's
             // promise.

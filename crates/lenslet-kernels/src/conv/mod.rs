@@ -7,6 +7,8 @@ mod choose;
 mod gradient;
 mod indirect;
 mod packed;
+mod transform;
+mod winograd;
 
 pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;

@@ -1,6 +1,7 @@
 //! Weights in the form that an algorithm reads, and the call that runs it.
 
 use super::indirect::Indirect;
+use super::winograd::{self, Size, Winograd};
 use super::{Algorithm, Conv2d, Pass};
 use crate::buffer::Scratch;
 use crate::epilogue::Epilogue;
@@ -25,6 +26,7 @@ pub struct PackedConv {
 #[derive(Debug)]
 enum Weights {
     Indirect(Indirect),
+    Winograd(Winograd),
 }
 
 impl PackedConv {
@@ -61,6 +63,8 @@ impl PackedConv {
         }
         let weights = match algorithm {
             Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
+            Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
+            Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
         };
         let mut packed = PackedConv {
             shape: *shape,
@@ -88,6 +92,9 @@ impl PackedConv {
             (Weights::Indirect(indirect), Pass::InputGradient) => {
                 indirect.pack_gradient(&self.shape, weight);
             }
+            (Weights::Winograd(winograd), pass) => {
+                winograd.pack(&self.shape, weight, pass == Pass::Forward);
+            }
         }
         Ok(())
     }
@@ -106,6 +113,7 @@ impl PackedConv {
     pub fn isa(&self) -> Isa {
         match &self.weights {
             Weights::Indirect(indirect) => indirect.isa(),
+            Weights::Winograd(winograd) => winograd.isa(),
         }
     }
 
@@ -149,6 +157,26 @@ impl PackedConv {
             Weights::Indirect(indirect) => unsafe {
                 indirect.run(shape, n, x, input, output, y, post, &mut scratch.a);
             },
+            Weights::Winograd(winograd) => {
+                let [top, left, ..] = shape.padding;
+                let padding = match self.pass {
+                    Pass::Forward => [top, left],
+                    Pass::InputGradient => [2 - top, 2 - left],
+                };
+                let pass = winograd::Pass {
+                    n,
+                    x,
+                    input,
+                    output,
+                    padding,
+                    c_in,
+                    c_out,
+                    y,
+                    post,
+                };
+                // SAFETY: as above.
+                unsafe { winograd.run(&pass, [&mut scratch.a, &mut scratch.b]) };
+            }
         }
         Ok(())
     }
