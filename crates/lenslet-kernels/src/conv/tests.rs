@@ -222,6 +222,21 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn winograd_matches_the_reference(
+        n in 1usize..4, h in 1usize..20, w in 1usize..20, c_in in 1usize..40, c_out in 1usize..40,
+        padding in [0usize..3, 0usize..3, 0usize..3, 0usize..3], pads in [0usize..4, 0usize..4], seed: u64,
+    ) {
+        let shape = Conv2d { padding, ..Conv2d::new([n, h, w, c_in], c_out, [3, 3]) };
+        prop_assume!(shape.output_size().is_ok());
+        let problem = Problem::new(shape, seed);
+        with_each_isa(|_| problem.check_all(pads));
+    }
+}
+
 /// Shapes that take the branches which random small ones seldom reach.
 #[test]
 fn particular_shapes() {
@@ -235,6 +250,8 @@ fn particular_shapes() {
         // Long reductions that are walked in blocks.
         Conv2d::new([1, 5, 5, 300], 20, [3, 3]).padding(1),
         Conv2d::new([1, 3, 3, 2500], 17, [1, 1]),
+        // Enough Winograd tiles for blocks of their own for each thread.
+        Conv2d::new([2, 50, 50, 5], 3, [3, 3]).padding(1),
         // ResNeXt's groups.
         Conv2d::new([1, 8, 8, 128], 128, [3, 3])
             .padding(1)
