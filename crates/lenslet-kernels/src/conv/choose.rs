@@ -23,6 +23,8 @@ pub enum Algorithm {
     WinogradF2,
     /// Winograd's F(4x4, 3x3): 4 times fewer multiplications, errors around 1e-5 of the largest output.
     WinogradF4,
+    /// One input and one output channel per group, vectors across channels.
+    Depthwise,
 }
 
 impl Algorithm {
@@ -33,11 +35,13 @@ impl Algorithm {
             Algorithm::KernelRows => "kernel-rows",
             Algorithm::WinogradF2 => "winograd-f2",
             Algorithm::WinogradF4 => "winograd-f4",
+            Algorithm::Depthwise => "depthwise",
         }
     }
 
     /// All of them.
-    pub const ALL: [Algorithm; 4] = [
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Depthwise,
         Algorithm::Indirect,
         Algorithm::KernelRows,
         Algorithm::WinogradF2,
@@ -47,7 +51,7 @@ impl Algorithm {
     /// How many times the rounding error of a plain sum of products it may have.
     pub fn error_factor(self) -> f64 {
         match self {
-            Algorithm::Indirect | Algorithm::KernelRows => 1.0,
+            Algorithm::Indirect | Algorithm::KernelRows | Algorithm::Depthwise => 1.0,
             // Sums of the largest rows of the transforms' matrices bound how much rounding is amplified; these are near what is
             // seen on random data, times four.
             Algorithm::WinogradF2 => 4.0,
@@ -61,11 +65,15 @@ impl Algorithm {
             Algorithm::Indirect => true,
             Algorithm::KernelRows => pass == Pass::Forward && shape.reads_kernel_rows(),
             Algorithm::WinogradF2 | Algorithm::WinogradF4 => winograd::serves(shape),
+            Algorithm::Depthwise => shape.is_depthwise(),
         }
     }
 
     /// The algorithm that is fastest for this shape as far as measured.
     pub fn choose(shape: &Conv2d, pass: Pass) -> Algorithm {
+        if shape.is_depthwise() {
+            return Algorithm::Depthwise;
+        }
         if Algorithm::KernelRows.serves(shape, pass) {
             return Algorithm::KernelRows;
         }

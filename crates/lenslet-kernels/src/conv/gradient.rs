@@ -1,6 +1,7 @@
 //! Gradients of weight and bias.
 
 use super::Conv2d;
+use super::depthwise_gradient::weight_gradient;
 use super::indirect::{merged_groups, pad_input};
 use crate::buffer::Scratch;
 use crate::error::{KernelError, expect_len};
@@ -33,6 +34,11 @@ impl Conv2d {
         )?;
         expect_len("weight gradient", dw.len(), self.weight_len())?;
         let Scratch { a, b } = scratch;
+        if self.is_depthwise() {
+            // SAFETY: the checks above cover all pixels and channels.
+            unsafe { weight_gradient(self, output, x, dy, dw, a) };
+            return Ok(());
+        }
         let merged = merged_groups(self, isa());
         let groups = self.groups / merged;
         let (c_in, c_out) = (self.c_in / groups, self.c_out / groups);

@@ -4,6 +4,8 @@
 //! algorithm reads; it is made for the forward pass or for the input gradient (which is the transposed convolution).
 
 mod choose;
+mod depthwise;
+mod depthwise_gradient;
 mod gradient;
 mod indirect;
 mod packed;

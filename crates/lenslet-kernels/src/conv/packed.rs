@@ -1,5 +1,6 @@
 //! Weights in the form that an algorithm reads, and the call that runs it.
 
+use super::depthwise::Depthwise;
 use super::indirect::Indirect;
 use super::winograd::{self, Size, Winograd};
 use super::{Algorithm, Conv2d, Pass};
@@ -27,6 +28,7 @@ pub struct PackedConv {
 enum Weights {
     Indirect(Indirect),
     Winograd(Winograd),
+    Depthwise(Depthwise),
 }
 
 impl PackedConv {
@@ -65,6 +67,7 @@ impl PackedConv {
             Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
             Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
             Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
+            Algorithm::Depthwise => Weights::Depthwise(Depthwise::new()),
         };
         let mut packed = PackedConv {
             shape: *shape,
@@ -95,6 +98,9 @@ impl PackedConv {
             (Weights::Winograd(winograd), pass) => {
                 winograd.pack(&self.shape, weight, pass == Pass::Forward);
             }
+            (Weights::Depthwise(depthwise), pass) => {
+                depthwise.pack(&self.shape, self.output, pass, weight);
+            }
         }
         Ok(())
     }
@@ -114,6 +120,7 @@ impl PackedConv {
         match &self.weights {
             Weights::Indirect(indirect) => indirect.isa(),
             Weights::Winograd(winograd) => winograd.isa(),
+            Weights::Depthwise(depthwise) => depthwise.isa(),
         }
     }
 
@@ -177,6 +184,10 @@ impl PackedConv {
                 // SAFETY: as above.
                 unsafe { winograd.run(&pass, [&mut scratch.a, &mut scratch.b]) };
             }
+            // SAFETY: as above.
+            Weights::Depthwise(depthwise) => unsafe {
+                depthwise.run(n, c_in, x, input, output, y, post);
+            },
         }
         Ok(())
     }
