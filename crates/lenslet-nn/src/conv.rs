@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::{conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 
-use crate::{BiasInit, Init, WeightInit, to_nchw, to_nhwc};
+use crate::{BiasInit, Init, WeightInit, cpu, to_nchw, to_nhwc};
 
 /// Zeros around a convolution's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +156,13 @@ impl Conv2d {
     /// `[N, H, W, in]` to `[N, H', W', out]` with
     /// `H' = (H + padding - dilation * (kh - 1) - 1) / stride + 1`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        to_nhwc(self.forward_nchw(to_nchw(x)))
+        let [_, h, w, _] = x.dims();
+        let bias = self.bias.as_ref().map(|b| b.val());
+        cpu::conv2d(&x, &self.weight.val(), bias.as_ref(), &self.options([h, w]))
+            .unwrap_or_else(|| to_nhwc(self.forward_nchw(to_nchw(x))))
     }
 
-    /// The same on `[N, C, H, W]`.
+    /// The same on `[N, C, H, W]`, composed of Burn's operations.
     pub(crate) fn forward_nchw(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, h, w] = x.dims();
         let options = self.options([h, w]);

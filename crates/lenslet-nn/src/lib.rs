@@ -8,6 +8,7 @@ mod activation;
 mod attention;
 mod buffer;
 mod conv;
+mod cpu;
 mod dropout;
 mod fused;
 mod init;

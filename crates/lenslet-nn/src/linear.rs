@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::{BiasInit, Init, WeightInit};
+use crate::{BiasInit, Init, WeightInit, cpu};
 
 /// What `torch.nn.Linear` takes.
 #[derive(Debug, Clone)]
@@ -84,11 +84,14 @@ pub(crate) fn linear<const D: usize>(
     let mut shape = x.dims();
     let [out_features, in_features] = weight.lazy_shape().dims();
     shape[D - 1] = out_features;
-    let y = x
-        .reshape([-1, in_features as isize])
-        .matmul(weight.val().transpose());
-    match bias {
-        Some(bias) => (y + bias.val().unsqueeze()).reshape(shape),
-        None => y.reshape(shape),
-    }
+    let rows = x.reshape([-1, in_features as isize]);
+    let (weight, bias) = (weight.val(), bias.map(|b| b.val()));
+    let y = cpu::linear(&rows, &weight, bias.as_ref()).unwrap_or_else(|| {
+        let y = rows.matmul(weight.transpose());
+        match bias {
+            Some(bias) => y + bias.unsqueeze(),
+            None => y,
+        }
+    });
+    y.reshape(shape)
 }

@@ -14,6 +14,7 @@ mod optim;
 mod predict;
 mod run;
 mod schedule;
+mod step;
 mod trainer;
 
 pub use config::{DataSource, OptimizerKind, Split, TrainConfig, find_variant};
@@ -29,4 +30,5 @@ pub use optim::{Optimizer, Rule, global_norm};
 pub use predict::{Prediction, Predictor};
 pub use run::{Progress, RunConfig, RunDir};
 pub use schedule::Schedule;
+pub use step::{Recipe, Stepped, train_step};
 pub use trainer::{Observer, Outcome, Summary, Trainer};

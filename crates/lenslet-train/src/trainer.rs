@@ -8,7 +8,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lenslet_data::{Augment, Batch, Dataset, Loader, LoaderConfig, Preprocess};
-use lenslet_models::{ImageModel, Model, Variant};
+use lenslet_models::{Model, Variant};
 use lenslet_nn::Init;
 
 use crate::config::Split;
@@ -18,9 +18,8 @@ use crate::history::GroupRates;
 use crate::metrics::top_k;
 use crate::model_file::{FORMAT, save_model};
 use crate::run::{Progress, RunConfig, RunDir};
-use crate::{
-    EpochRecord, ModelInfo, Optimizer, TrainError, cross_entropy, load_model, record_golden,
-};
+use crate::step::{Recipe, train_step};
+use crate::{EpochRecord, ModelInfo, Optimizer, TrainError, load_model, record_golden};
 
 /// Who is told how a run goes.
 pub trait Observer {
@@ -221,23 +220,21 @@ impl Trainer {
         // run, dropout is the same after a resume.
         let seed = self.config.train.seed ^ (self.optimizer.steps() << 20);
         self.device.seed(seed);
-        let logits = self.model.forward(x);
-        let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
-        let loss = cross_entropy(logits, y, self.config.train.label_smoothing);
-        let value = f64::from(loss.clone().into_scalar::<f32>());
-        self.check("loss", value)?;
-        let gradients = loss.backward();
-
         let head = self.variant.classifier;
         let lr = |name: &str| match name.strip_prefix(head) {
             Some(rest) if rest.starts_with('.') => rates.head,
             _ => rates.backbone,
         };
-        let max_norm = self.config.train.clip_grad_norm;
-        let model = self.model.clone();
-        let norm;
-        (self.model, norm) = self.optimizer.step(model, gradients, max_norm, &lr);
-        self.check("gradient norm", norm)?;
+        let recipe = Recipe {
+            label_smoothing: self.config.train.label_smoothing,
+            max_norm: self.config.train.clip_grad_norm,
+            lr: &lr,
+        };
+        let done = train_step(&self.model, &mut self.optimizer, x, y, &recipe);
+        self.check("loss", done.loss)?;
+        self.check("gradient norm", done.norm)?;
+        self.model = done.model;
+        let (value, values) = (done.loss, done.logits);
 
         let rows = values.chunks_exact(self.classes.len()).zip(&batch.labels);
         self.progress.correct += rows

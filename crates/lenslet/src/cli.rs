@@ -43,6 +43,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Replay the golden pictures in a model file on this machine
     Verify(VerifyArgs),
+    /// Measure the milliseconds of a call, or of a training step, on random data
+    Bench(BenchArgs),
     /// The arithmetic of convolutions
     Calc(CalcArgs),
 }
@@ -175,6 +177,21 @@ pub struct VerifyArgs {
     /// A run's folder or a model file
     #[arg(value_name = "RUN")]
     pub model: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Architecture
+    pub model: String,
+    /// Measure a training step (forward, loss, backward, clipping, AdamW) instead of inference
+    #[arg(long)]
+    pub train: bool,
+    /// Pictures a call
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
+    /// How long to measure
+    #[arg(long, default_value_t = 3.0, value_name = "S")]
+    pub seconds: f64,
 }
 
 #[derive(Debug, Args)]

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args, &cli.common, threads),
         Command::Predict(args) => commands::predict::run(&args, &cli.common),
         Command::Verify(args) => commands::verify::run(&args, &cli.common),
+        Command::Bench(args) => commands::bench::run(&args, &cli.common, threads),
         Command::Calc(args) => commands::calc::run(&args, &cli.common),
     });
     match result {

@@ -1,5 +1,6 @@
 //! One module a command.
 
+pub mod bench;
 pub mod calc;
 pub mod eval;
 pub mod predict;
@@ -28,6 +29,7 @@ pub fn set_threads(asked: Option<usize>) -> Result<usize> {
         Some(n) => n,
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
+    lenslet_kernels::pool::set_num_threads(threads);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

@@ -1,0 +1,189 @@
+//! Convolution.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use burn::tensor::Tensor;
+use burn::tensor::ops::ConvOptions;
+use lenslet_kernels::{
+    Conv2d, Epilogue, Matrix, MatrixMut, PackedConv, Pass, Scratch, column_sums,
+};
+
+use super::op::{CpuOp, Values, input, run};
+
+/// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`.
+pub(crate) fn conv2d(
+    x: &Tensor<4>,
+    weight: &Tensor<4>,
+    bias: Option<&Tensor<1>>,
+    geometry: &ConvOptions<2>,
+) -> Option<Tensor<4>> {
+    let [n, h, w, c_in] = x.dims();
+    let [c_out, _, kh, kw] = weight.dims();
+    let [(top, bottom), (left, right)] = geometry.padding;
+    let shape = Conv2d {
+        n,
+        h,
+        w,
+        c_in,
+        c_out,
+        kernel: [kh, kw],
+        stride: geometry.stride,
+        padding: [top, left, bottom, right],
+        dilation: geometry.dilation,
+        groups: geometry.groups,
+    };
+    // An impossible shape is left to Burn's operation, whose message names it.
+    shape.output_size().ok()?;
+    let (x, weight) = (input(x)?, input(weight)?);
+    let (y, ()) = match bias {
+        Some(bias) => run(Conv(shape), [x, weight, input(bias)?]),
+        None => run(Conv(shape), [x, weight]),
+    };
+    Some(y)
+}
+
+#[derive(Debug, Clone)]
+struct Conv(Conv2d);
+
+impl Conv {
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
+        let shape = &self.0;
+        let [oh, ow] = shape.output_size().expect(CHECKED);
+        let mut y = vec![0.0; shape.n * oh * ow * shape.c_out];
+        let epilogue = Epilogue {
+            bias: bias.map(Values::data),
+            ..Epilogue::NONE
+        };
+        let x = Matrix::new(x.data(), shape.c_in);
+        pass(
+            shape,
+            Pass::Forward,
+            weight,
+            x,
+            &mut y,
+            shape.c_out,
+            &epilogue,
+        );
+        Values::new(y, &[shape.n, oh, ow, shape.c_out])
+    }
+
+    fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
+        let shape = &self.0;
+        let mut dx = vec![0.0; shape.n * shape.h * shape.w * shape.c_in];
+        let dy = Matrix::new(dy.data(), shape.c_out);
+        let (pass_kind, none) = (Pass::InputGradient, &Epilogue::NONE);
+        pass(shape, pass_kind, weight, dy, &mut dx, shape.c_in, none);
+        Values::new(dx, &[shape.n, shape.h, shape.w, shape.c_in])
+    }
+
+    fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
+        let shape = &self.0;
+        let [kh, kw] = shape.kernel;
+        let inputs = shape.c_in / shape.groups;
+        let mut dw = vec![0.0; shape.c_out * inputs * kh * kw];
+        let (x, dy) = (
+            Matrix::new(x.data(), shape.c_in),
+            Matrix::new(dy.data(), shape.c_out),
+        );
+        MEMORY
+            .with_borrow_mut(|memory| shape.weight_gradient(x, dy, &mut dw, &mut memory.scratch))
+            .expect(CHECKED);
+        Values::new(dw, &[shape.c_out, inputs, kh, kw])
+    }
+
+    fn bias_gradient(&self, dy: &Values) -> Values {
+        let channels = self.0.c_out;
+        let mut db = vec![0.0; channels];
+        let rows = dy.data().len() / channels;
+        column_sums(rows, Matrix::new(dy.data(), channels), &mut db).expect(CHECKED);
+        Values::new(db, &[channels])
+    }
+}
+
+/// The shape was checked when the operation was made, and every slice has the length it says.
+const CHECKED: &str = "the operation was made for slices of these lengths";
+
+impl CpuOp<2> for Conv {
+    type Saved = [Values; 2];
+    type Extra = ();
+
+    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Self::Saved, ()) {
+        (self.forward(&x, &weight, None), [x, weight], ())
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: [Values; 2],
+        dy: Values,
+        wanted: [bool; 2],
+    ) -> [Option<Values>; 2] {
+        [
+            wanted[0].then(|| self.input_gradient(&weight, &dy)),
+            wanted[1].then(|| self.weight_gradient(&x, &dy)),
+        ]
+    }
+}
+
+impl CpuOp<3> for Conv {
+    type Saved = [Values; 2];
+    type Extra = ();
+
+    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Self::Saved, ()) {
+        (self.forward(&x, &weight, Some(&bias)), [x, weight], ())
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: [Values; 2],
+        dy: Values,
+        wanted: [bool; 3],
+    ) -> [Option<Values>; 3] {
+        [
+            wanted[0].then(|| self.input_gradient(&weight, &dy)),
+            wanted[1].then(|| self.weight_gradient(&x, &dy)),
+            wanted[2].then(|| self.bias_gradient(&dy)),
+        ]
+    }
+}
+
+/// What one call leaves for the next, so that a step allocates little.
+#[derive(Default)]
+struct Memory {
+    scratch: Scratch,
+    /// Packed weights by shape; the weights change at every step, the memory stays.
+    packed: HashMap<(Conv2d, bool), PackedConv>,
+}
+
+thread_local! {
+    static MEMORY: RefCell<Memory> = RefCell::default();
+}
+
+fn pass(
+    shape: &Conv2d,
+    pass: Pass,
+    weight: &Values,
+    from: Matrix<'_>,
+    to: &mut [f32],
+    channels: usize,
+    epilogue: &Epilogue<'_>,
+) {
+    use std::collections::hash_map::Entry;
+    MEMORY.with_borrow_mut(|memory| {
+        let key = (*shape, pass == Pass::Forward);
+        let packed = match memory.packed.entry(key) {
+            Entry::Occupied(entry) => {
+                let packed = entry.into_mut();
+                packed.repack(weight.data()).expect(CHECKED);
+                packed
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(PackedConv::new(shape, pass, weight.data()).expect(CHECKED))
+            }
+        };
+        let to = MatrixMut::new(to, channels);
+        packed
+            .run(shape.n, from, to, &mut memory.scratch, epilogue)
+            .expect(CHECKED);
+    });
+}

@@ -1,0 +1,133 @@
+//! Fully connected layer.
+
+use std::cell::RefCell;
+
+use burn::tensor::Tensor;
+use lenslet_kernels::{
+    Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, transposed_product,
+};
+
+use super::op::{CpuOp, Values, input, run};
+
+/// `[rows, in]` and `[out, in]` to `[rows, out]`.
+pub(crate) fn linear(
+    x: &Tensor<2>,
+    weight: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+) -> Option<Tensor<2>> {
+    let ([rows, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    let op = Linear {
+        rows,
+        inputs,
+        outputs,
+    };
+    let (x, weight) = (input(x)?, input(weight)?);
+    let (y, ()) = match bias {
+        Some(bias) => run(op, [x, weight, input(bias)?]),
+        None => run(op, [x, weight]),
+    };
+    Some(y)
+}
+
+#[derive(Debug, Clone)]
+struct Linear {
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+thread_local! {
+    /// Memory for packed weights, which change at every step.
+    static PACKED: RefCell<PackedMatrix> = RefCell::new(PackedMatrix::empty());
+}
+
+const CHECKED: &str = "the operation was made for slices of these lengths";
+
+impl Linear {
+    fn product(&self, order: Order, a: &Values, weight: &Values, bias: Option<&Values>) -> Values {
+        let (k, n) = match order {
+            Order::Transposed => (self.inputs, self.outputs),
+            Order::RowMajor => (self.outputs, self.inputs),
+        };
+        let mut c = vec![0.0; self.rows * n];
+        let epilogue = Epilogue {
+            bias: bias.map(Values::data),
+            ..Epilogue::NONE
+        };
+        PACKED.with_borrow_mut(|packed| {
+            let weight = Matrix::new(weight.data(), self.inputs);
+            packed.pack(weight, order, k, n).expect(CHECKED);
+            let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(&mut c, n));
+            packed.multiply(self.rows, a, c, &epilogue).expect(CHECKED);
+        });
+        Values::new(c, &[self.rows, n])
+    }
+
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
+        self.product(Order::Transposed, x, weight, bias)
+    }
+
+    fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
+        self.product(Order::RowMajor, dy, weight, None)
+    }
+
+    fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
+        let mut dw = vec![0.0; self.outputs * self.inputs];
+        let (dy, x) = (
+            Matrix::new(dy.data(), self.outputs),
+            Matrix::new(x.data(), self.inputs),
+        );
+        transposed_product(self.rows, dy, self.outputs, x, self.inputs, &mut dw).expect(CHECKED);
+        Values::new(dw, &[self.outputs, self.inputs])
+    }
+
+    fn bias_gradient(&self, dy: &Values) -> Values {
+        let mut db = vec![0.0; self.outputs];
+        let dy = Matrix::new(dy.data(), self.outputs);
+        column_sums(self.rows, dy, &mut db).expect(CHECKED);
+        Values::new(db, &[self.outputs])
+    }
+}
+
+impl CpuOp<2> for Linear {
+    type Saved = [Values; 2];
+    type Extra = ();
+
+    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Self::Saved, ()) {
+        (self.forward(&x, &weight, None), [x, weight], ())
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: [Values; 2],
+        dy: Values,
+        wanted: [bool; 2],
+    ) -> [Option<Values>; 2] {
+        [
+            wanted[0].then(|| self.input_gradient(&weight, &dy)),
+            wanted[1].then(|| self.weight_gradient(&x, &dy)),
+        ]
+    }
+}
+
+impl CpuOp<3> for Linear {
+    type Saved = [Values; 2];
+    type Extra = ();
+
+    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Self::Saved, ()) {
+        (self.forward(&x, &weight, Some(&bias)), [x, weight], ())
+    }
+
+    fn backward(
+        &self,
+        [x, weight]: [Values; 2],
+        dy: Values,
+        wanted: [bool; 3],
+    ) -> [Option<Values>; 3] {
+        [
+            wanted[0].then(|| self.input_gradient(&weight, &dy)),
+            wanted[1].then(|| self.weight_gradient(&x, &dy)),
+            wanted[2].then(|| self.bias_gradient(&dy)),
+        ]
+    }
+}

@@ -1,0 +1,144 @@
+//! An operation with a hand-written gradient on Burn's CPU backend.
+
+use std::fmt::Debug;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::backend::{Autodiff, AutodiffBackend, Flex};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
+
+/// Burn's CPU backend with gradients, without checkpointing.
+type Tracking = Autodiff<Flex, NoCheckpointing>;
+type Tracked = <Tracking as burn::backend::BackendTypes>::FloatTensorPrimitive;
+
+/// An operation of `N` inputs and one output that gradients flow through.
+pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the backward pass needs from the forward pass.
+    type Saved: Clone + Debug + Send + 'static;
+    /// What the forward pass gives beside its output, without gradient.
+    type Extra;
+
+    /// The output, and what to keep of the computation. The inputs are contiguous.
+    fn forward(&self, inputs: [Values; N]) -> (Values, Self::Saved, Self::Extra);
+
+    /// The gradients of those inputs that `wanted` names, given the output's.
+    fn backward(
+        &self,
+        saved: Self::Saved,
+        gradient: Values,
+        wanted: [bool; N],
+    ) -> [Option<Values>; N];
+}
+
+/// A contiguous tensor of 32-bit numbers, shared and never changed.
+#[derive(Debug, Clone)]
+pub(crate) struct Values(FlexTensor);
+
+impl Values {
+    /// Takes a vector as a tensor.
+    pub fn new(values: Vec<f32>, shape: &[usize]) -> Self {
+        let shape = Shape::from(shape.to_vec());
+        debug_assert_eq!(shape.num_elements(), values.len());
+        let layout = Layout::contiguous(shape);
+        Self(FlexTensor::new(
+            Bytes::from_elems(values),
+            layout,
+            DType::F32,
+        ))
+    }
+
+    fn contiguous(tensor: FlexTensor) -> Self {
+        if tensor.is_contiguous() {
+            Self(tensor)
+        } else {
+            Self(tensor.to_contiguous())
+        }
+    }
+
+    /// The numbers, in the order of the dimensions.
+    pub fn data(&self) -> &[f32] {
+        self.0
+            .as_slice()
+            .expect("made contiguous, of 32-bit numbers, when it came in")
+    }
+}
+
+/// An input as the backend holds it.
+pub(crate) enum Input {
+    Plain(FlexTensor),
+    Tracked(Tracked),
+}
+
+/// The tensor as this backend holds it; `None` for another device, type of number or strategy.
+pub(crate) fn input<const D: usize>(tensor: &Tensor<D>) -> Option<Input> {
+    if tensor.dtype() != DType::F32 {
+        return None;
+    }
+    let tensor = tensor.clone();
+    if tensor.is_autodiff() {
+        let tracked = tensor.try_into_primitive::<Tracking>().ok()?;
+        Some(Input::Tracked(tracked))
+    } else {
+        Some(Input::Plain(tensor.try_into_primitive::<Flex>().ok()?))
+    }
+}
+
+/// Runs an operation, recording it for the backward pass where an input asks for that.
+pub(crate) fn run<O: CpuOp<N>, const N: usize, const D: usize>(
+    op: O,
+    inputs: [Input; N],
+) -> (Tensor<D>, O::Extra) {
+    if inputs.iter().all(|i| matches!(i, Input::Plain(_))) {
+        let values = inputs.map(|input| match input {
+            Input::Plain(tensor) => Values::contiguous(tensor),
+            Input::Tracked(tensor) => Values::contiguous(tensor.into_primitive()),
+        });
+        let (output, _, extra) = op.forward(values);
+        return (Tensor::from_primitive::<Flex>(output.0), extra);
+    }
+    let tracked = inputs.map(|input| match input {
+        Input::Plain(tensor) => <Tracking as AutodiffBackend>::from_inner(tensor),
+        Input::Tracked(tensor) => tensor,
+    });
+    let nodes = tracked.each_ref().map(|tensor| tensor.node());
+    let values = tracked.map(|tensor| Values::contiguous(tensor.into_primitive()));
+    let (output, saved, extra) = op.forward(values);
+    let step = Step::<O, N>(std::marker::PhantomData);
+    let prepared = step
+        .prepare::<NoCheckpointing>(nodes)
+        .compute_bound()
+        .stateful();
+    let output = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((op, saved), output.0),
+        OpsKind::UnTracked(prepared) => prepared.finish(output.0),
+    };
+    (Tensor::from_primitive::<Tracking>(output), extra)
+}
+
+/// The step of the backward pass that belongs to an operation.
+struct Step<O, const N: usize>(std::marker::PhantomData<fn() -> O>);
+
+impl<O, const N: usize> Debug for Step<O, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(std::any::type_name::<O>())
+    }
+}
+
+impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O, N> {
+    type State = (O, O::Saved);
+
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = Values::contiguous(gradients.consume::<Flex>(&ops.node));
+        let (op, saved) = ops.state;
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let found = op.backward(saved, gradient, wanted);
+        for (parent, gradient) in ops.parents.into_iter().zip(found) {
+            if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                gradients.register::<Flex>(parent.id, gradient.0);
+            }
+        }
+    }
+}
