@@ -11,11 +11,14 @@
 //!   a result never depends on the number of threads.
 
 mod buffer;
+mod columns;
 mod conv;
+mod derivative;
 mod epilogue;
 mod error;
 mod gemm;
 mod matrix;
+mod norm;
 mod outer;
 mod panels;
 pub mod pool;
@@ -27,8 +30,10 @@ mod tile;
 pub mod vmath;
 
 pub use buffer::{AlignedBuf, Scratch};
+pub use columns::InOut;
 pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;
 pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
 pub use matrix::{Matrix, MatrixMut};
+pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};

@@ -1,0 +1,547 @@
+//! Passes over `[rows, channels]` buffers with parameters per channel, and over flat ones: maps, and sums per channel.
+//!
+//! Channels that fill no vector would leave lanes empty, so a few rows are taken together as one wider row whose length is a
+//! multiple of the vector; the parameters are repeated to match. Four of these rows are walked at a time, so that
+//! parameters (and accumulators of a sum) are loaded once for the four.
+
+use crate::buffer::with_local;
+use crate::epilogue::load;
+use crate::error::{KernelError, expect_len};
+use crate::pool::{SharedMut, parallel_for};
+use crate::simd::{Kernel, Simd, dispatch_on, isa};
+use crate::tile::geometry;
+
+/// Narrower rows than this are joined.
+const MIN_WIDTH: usize = 128;
+/// Floats of a chunk of a map.
+const MAP_CHUNK: usize = 32 << 10;
+/// Floats of a block of a sum: at least and at most.
+const SUM_BLOCK: [usize; 2] = [16 << 10, 128 << 10];
+/// From this many floats on, an output is written past the caches.
+const STREAM_FROM: usize = 6 << 20;
+/// Rows walked at a time.
+const ROWS: usize = 4;
+
+/// What a pass reads and what it writes: two buffers, or one that is overwritten.
+#[derive(Debug)]
+pub enum InOut<'a> {
+    /// Read the first, write the second.
+    Separate(&'a [f32], &'a mut [f32]),
+    /// Replace the contents.
+    InPlace(&'a mut [f32]),
+}
+
+impl InOut<'_> {
+    /// How many elements there are to read.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        match self {
+            InOut::Separate(from, _) => from.len(),
+            InOut::InPlace(data) => data.len(),
+        }
+    }
+
+    /// The pointers, after a check that both sides have `len` elements.
+    pub(crate) fn check(
+        &mut self,
+        what: &'static str,
+        len: usize,
+    ) -> Result<(In, Out), KernelError> {
+        match self {
+            InOut::Separate(from, to) => {
+                expect_len(what, from.len(), len)?;
+                expect_len(what, to.len(), len)?;
+                Ok((In::new(from), Out::new(to)))
+            }
+            InOut::InPlace(data) => {
+                expect_len(what, data.len(), len)?;
+                let to = Out {
+                    data: data.as_mut_ptr(),
+                    // Its lines are in the cache, since they were just read.
+                    stream: false,
+                };
+                Ok((In(data.as_mut_ptr()), to))
+            }
+        }
+    }
+}
+
+/// A buffer that a pass reads.
+#[derive(Clone, Copy)]
+pub(crate) struct In(*const f32);
+
+// SAFETY: the pointer comes from a slice that outlives the pass; where a pass also writes it, every element belongs to one chunk.
+unsafe impl Send for In {}
+// SAFETY: as above.
+unsafe impl Sync for In {}
+
+impl In {
+    pub fn new(data: &[f32]) -> Self {
+        In(data.as_ptr())
+    }
+
+    /// Reads from a pointer; accesses are as safe as it is.
+    pub fn at(data: *const f32) -> Self {
+        In(data)
+    }
+
+    /// Null where there is none.
+    pub fn optional(data: Option<&[f32]>) -> Self {
+        In(data.map_or(std::ptr::null(), <[f32]>::as_ptr))
+    }
+
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        !self.0.is_null()
+    }
+
+    /// A vector from element `at` on, or `n` lanes of one.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist and must not be written by another thread.
+    #[inline(always)]
+    pub unsafe fn get<S: Simd, const PARTIAL: bool>(self, s: S, at: usize, n: usize) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { load::<S, PARTIAL>(s, self.0.add(at), n) }
+    }
+}
+
+/// A buffer that a pass writes.
+#[derive(Clone, Copy)]
+pub(crate) struct Out {
+    data: *mut f32,
+    stream: bool,
+}
+
+// SAFETY: the pointer comes from a mutable slice that outlives the pass, and every element belongs to one chunk.
+unsafe impl Send for Out {}
+// SAFETY: as above.
+unsafe impl Sync for Out {}
+
+impl Out {
+    pub fn new(data: &mut [f32]) -> Self {
+        Out {
+            stream: data.len() >= STREAM_FROM,
+            data: data.as_mut_ptr(),
+        }
+    }
+
+    /// Writes to a pointer; accesses are as safe as it is.
+    pub fn at(data: *mut f32) -> Self {
+        Out {
+            data,
+            stream: false,
+        }
+    }
+
+    /// Null where there is none.
+    pub fn optional(data: Option<&mut [f32]>) -> Self {
+        let none = Out {
+            data: std::ptr::null_mut(),
+            stream: false,
+        };
+        data.map_or(none, Out::new)
+    }
+
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        !self.data.is_null()
+    }
+
+    /// Writes a vector from element `at` on, or `n` lanes of it.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist and belong to this thread.
+    #[inline(always)]
+    pub unsafe fn put<S: Simd, const PARTIAL: bool>(self, s: S, at: usize, n: usize, v: S::V) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let p = self.data.add(at);
+            if PARTIAL {
+                s.store_n(p, n, v)
+            } else if self.stream {
+                s.store_stream(p, v)
+            } else {
+                s.store(p, v)
+            }
+        }
+    }
+}
+
+/// How a `[rows, channels]` buffer is walked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// Rows taken together.
+    pub repeat: usize,
+    /// Floats of a joined row.
+    pub width: usize,
+    /// How many joined rows there are.
+    pub joined: usize,
+    /// Floats after the last whole joined row.
+    pub rest: usize,
+}
+
+impl Layout {
+    pub fn new(rows: usize, channels: usize) -> Self {
+        let (lanes, _) = geometry(isa());
+        let repeat = if channels == 0 || channels >= MIN_WIDTH {
+            1
+        } else {
+            let fill = lanes / gcd(channels, lanes);
+            MIN_WIDTH.div_ceil(channels).next_multiple_of(fill)
+        };
+        Layout {
+            repeat,
+            width: repeat * channels,
+            joined: rows / repeat,
+            rest: rows % repeat * channels,
+        }
+    }
+
+    /// A buffer whose elements are all treated alike.
+    pub fn flat(len: usize) -> Self {
+        Layout {
+            repeat: 1,
+            width: MIN_WIDTH,
+            joined: len / MIN_WIDTH,
+            rest: len % MIN_WIDTH,
+        }
+    }
+
+    /// The parameters of a joined row.
+    pub fn expand(&self, parameters: &[f32]) -> Vec<f32> {
+        parameters.repeat(self.repeat)
+    }
+
+    /// How many blocks a sum has and how many joined rows lie in each; the floats of `rest` make another block.
+    fn blocks(&self) -> (usize, usize) {
+        let [least, most] = SUM_BLOCK;
+        let floats = (self.joined * self.width / 32).clamp(least, most);
+        let per_block = (floats / self.width.max(1)).max(1);
+        let blocks = self.joined.div_ceil(per_block) + usize::from(self.rest > 0);
+        (blocks, per_block)
+    }
+
+    /// Block `i`: its first float, joined rows and floats per row.
+    fn block(&self, i: usize, per_block: usize) -> Part {
+        let first = i * per_block;
+        if first < self.joined {
+            Part {
+                start: first * self.width,
+                rows: per_block.min(self.joined - first),
+                width: self.width,
+            }
+        } else {
+            Part {
+                start: self.joined * self.width,
+                rows: 1,
+                width: self.rest,
+            }
+        }
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Some joined rows.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: usize,
+    rows: usize,
+    width: usize,
+}
+
+/// An element-wise function with parameters per column of a joined row.
+pub(crate) trait ColumnMap: Sync {
+    /// The parameters of some columns.
+    type Params<S: Simd>: Copy;
+
+    /// Loads the parameters from column `col` on (`n` of them where `PARTIAL`, else a vector).
+    ///
+    /// # Safety
+    ///
+    /// The columns must exist.
+    unsafe fn params<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        col: usize,
+        n: usize,
+    ) -> Self::Params<S>;
+
+    /// Reads its inputs at element `at`, computes, writes its outputs there.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist and belong to this thread.
+    unsafe fn apply<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        params: Self::Params<S>,
+        at: usize,
+        n: usize,
+    );
+}
+
+/// Applies a map to a buffer on all threads.
+///
+/// # Safety
+///
+/// The map's buffers must have the layout's elements, and its parameters the layout's width.
+pub(crate) unsafe fn map_columns<M: ColumnMap>(layout: &Layout, map: &M) {
+    let per_chunk = (MAP_CHUNK / layout.width.max(1)).max(ROWS);
+    let chunks = layout.joined.div_ceil(per_chunk) + usize::from(layout.rest > 0);
+    let isa = isa();
+    parallel_for(chunks, |i| {
+        let part = layout.block(i, per_chunk);
+        dispatch_on(isa, MapPart { map, part });
+    });
+}
+
+struct MapPart<'a, M> {
+    map: &'a M,
+    part: Part,
+}
+
+impl<M: ColumnMap> Kernel for MapPart<'_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { start, rows, width } = self.part;
+        let map = self.map;
+        let whole = width - width % S::LANES;
+        let mut row = 0;
+        // SAFETY: `map_columns`'s caller promises the elements; parts do not overlap.
+        unsafe {
+            while row < rows {
+                let count = ROWS.min(rows - row);
+                let at = start + row * width;
+                let mut col = 0;
+                if count == ROWS {
+                    while col < whole {
+                        let params = map.params::<S, false>(s, col, S::LANES);
+                        map.apply::<S, false>(s, params, at + col, S::LANES);
+                        map.apply::<S, false>(s, params, at + width + col, S::LANES);
+                        map.apply::<S, false>(s, params, at + 2 * width + col, S::LANES);
+                        map.apply::<S, false>(s, params, at + 3 * width + col, S::LANES);
+                        col += S::LANES;
+                    }
+                } else {
+                    while col < whole {
+                        let params = map.params::<S, false>(s, col, S::LANES);
+                        for i in 0..count {
+                            map.apply::<S, false>(s, params, at + i * width + col, S::LANES);
+                        }
+                        col += S::LANES;
+                    }
+                }
+                if col < width {
+                    let params = map.params::<S, true>(s, col, width - col);
+                    for i in 0..count {
+                        map.apply::<S, true>(s, params, at + i * width + col, width - col);
+                    }
+                }
+                row += count;
+            }
+        }
+        s.fence();
+    }
+}
+
+/// Two terms per element that are summed per column.
+pub(crate) trait ColumnTerms: Sync {
+    /// The parameters of some columns.
+    type Params<S: Simd>: Copy;
+
+    /// Loads the parameters from column `col` on, for a block that starts at element `start`.
+    ///
+    /// # Safety
+    ///
+    /// The columns must exist.
+    unsafe fn params<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        start: usize,
+        col: usize,
+        n: usize,
+    ) -> Self::Params<S>;
+
+    /// The terms at element `at`.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist.
+    unsafe fn terms<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        params: Self::Params<S>,
+        at: usize,
+        n: usize,
+    ) -> [S::V; 2];
+}
+
+/// The sums of one block: `sums[t * width + col]`, over `rows` joined rows from element `start`.
+pub(crate) struct BlockSums<'a> {
+    pub start: usize,
+    pub rows: usize,
+    pub width: usize,
+    pub sums: &'a [f32],
+}
+
+/// Sums both terms over blocks of fixed size on all threads, then hands the blocks to `merge` in order.
+///
+/// # Safety
+///
+/// The terms' buffers must have the layout's elements, and its parameters the layout's width.
+pub(crate) unsafe fn sum_columns<T: ColumnTerms>(
+    layout: &Layout,
+    terms: &T,
+    mut merge: impl FnMut(BlockSums<'_>),
+) {
+    let (blocks, per_block) = layout.blocks();
+    let isa = isa();
+    with_local(|local| {
+        let stride = 2 * layout.width;
+        let sums = local.a.resize(blocks * stride);
+        let shared = SharedMut::new(sums);
+        parallel_for(blocks, |i| {
+            let part = layout.block(i, per_block);
+            // SAFETY: each block has its own sums.
+            let sums = unsafe { shared.slice(i * stride, 2 * part.width) };
+            dispatch_on(isa, SumPart { terms, part, sums });
+        });
+        for i in 0..blocks {
+            let Part { start, rows, width } = layout.block(i, per_block);
+            merge(BlockSums {
+                start,
+                rows,
+                width,
+                sums: &local.a[i * stride..i * stride + 2 * width],
+            });
+        }
+    });
+}
+
+/// As [`sum_columns`], added up in f64 per channel.
+///
+/// # Safety
+///
+/// As for [`sum_columns`].
+pub(crate) unsafe fn channel_sums<T: ColumnTerms>(
+    layout: &Layout,
+    channels: usize,
+    terms: &T,
+) -> [Vec<f64>; 2] {
+    let mut totals = [vec![0.0; channels], vec![0.0; channels]];
+    // SAFETY: the caller's promise.
+    unsafe {
+        sum_columns(layout, terms, |block| {
+            for (total, sums) in totals.iter_mut().zip(block.sums.chunks(block.width)) {
+                add_repeated(total, sums);
+            }
+        });
+    }
+    totals
+}
+
+/// Adds the sums of joined rows to their channels.
+pub(crate) fn add_repeated(totals: &mut [f64], sums: &[f32]) {
+    for copy in sums.chunks(totals.len()) {
+        for (total, &sum) in totals.iter_mut().zip(copy) {
+            *total += f64::from(sum);
+        }
+    }
+}
+
+struct SumPart<'a, T> {
+    terms: &'a T,
+    part: Part,
+    sums: &'a mut [f32],
+}
+
+impl<T: ColumnTerms> Kernel for SumPart<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { start, rows, width } = self.part;
+        let whole = width - width % S::LANES;
+        self.sums.fill(0.0);
+        let sums = self.sums.as_mut_ptr();
+        let terms = self.terms;
+        let mut row = 0;
+        // SAFETY: `sum_columns`'s caller promises the elements; `sums` holds two rows of the width.
+        unsafe {
+            while row < rows {
+                let count = ROWS.min(rows - row);
+                let at = start + row * width;
+                let mut col = 0;
+                while col < whole {
+                    let params = terms.params::<S, false>(s, start, col, S::LANES);
+                    let (first, second) = (sums.add(col), sums.add(width + col));
+                    let mut a = s.load(first);
+                    let mut b = s.load(second);
+                    if count == ROWS {
+                        let t0 = terms.terms::<S, false>(s, params, at + col, S::LANES);
+                        let t1 = terms.terms::<S, false>(s, params, at + width + col, S::LANES);
+                        let t2 = terms.terms::<S, false>(s, params, at + 2 * width + col, S::LANES);
+                        let t3 = terms.terms::<S, false>(s, params, at + 3 * width + col, S::LANES);
+                        a = s.add(a, s.add(s.add(t0[0], t1[0]), s.add(t2[0], t3[0])));
+                        b = s.add(b, s.add(s.add(t0[1], t1[1]), s.add(t2[1], t3[1])));
+                    } else {
+                        for i in 0..count {
+                            let t =
+                                terms.terms::<S, false>(s, params, at + i * width + col, S::LANES);
+                            a = s.add(a, t[0]);
+                            b = s.add(b, t[1]);
+                        }
+                    }
+                    s.store(first, a);
+                    s.store(second, b);
+                    col += S::LANES;
+                }
+                if col < width {
+                    let n = width - col;
+                    let params = terms.params::<S, true>(s, start, col, n);
+                    let (first, second) = (sums.add(col), sums.add(width + col));
+                    let mut a = s.load_n(first, n);
+                    let mut b = s.load_n(second, n);
+                    for i in 0..count {
+                        let t = terms.terms::<S, true>(s, params, at + i * width + col, n);
+                        a = s.add(a, t[0]);
+                        b = s.add(b, t[1]);
+                    }
+                    s.store_n(first, n, a);
+                    s.store_n(second, n, b);
+                }
+                row += count;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_cover_every_element_once() {
+        for rows in [0, 1, 5, 300, 5000] {
+            for channels in [1, 3, 16, 24, 127, 128, 130, 2048] {
+                let layout = Layout::new(rows, channels);
+                let (blocks, per_block) = layout.blocks();
+                let mut next = 0;
+                for i in 0..blocks {
+                    let part = layout.block(i, per_block);
+                    assert_eq!(part.start, next);
+                    next += part.rows * part.width;
+                }
+                assert_eq!(next, rows * channels, "{rows} x {channels}");
+            }
+        }
+    }
+}
