@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::tap::{Name, is_recording, tap};
-use crate::{Activation, BatchNorm2d, Conv2d, to_nchw, to_nhwc};
+use crate::{Activation, BatchNorm2d, Conv2d, cpu, to_nchw, to_nhwc};
 
 /// `activation(batch_norm(convolution(x)) + residual)` on `[N, H, W, C]`, with the names under
 /// which the two layers stand in their module.
@@ -17,18 +17,35 @@ pub fn conv_bn_act<'a>(
     residual: Option<Tensor<4>>,
     x: Tensor<4>,
 ) -> Tensor<4> {
-    let x = if is_recording() {
+    if is_recording() {
         let x = tap(conv_name, || conv.forward(x));
-        to_nchw(tap(bn_name, || bn.forward(x)))
-    } else {
-        bn.forward_nchw(conv.forward_nchw(to_nchw(x)))
-    };
+        return finish(tap(bn_name, || bn.forward(x)), activation, residual);
+    }
+    let [_, h, w, _] = x.dims();
+    let convolved = cpu::conv2d(
+        &x,
+        &conv.weight.val(),
+        conv.bias.as_ref().map(|b| b.val()).as_ref(),
+        &conv.options([h, w]),
+    );
+    match convolved {
+        Some(y) => bn
+            .forward_fused(&y, activation, residual.as_ref())
+            .unwrap_or_else(|| finish(bn.forward(y), activation, residual)),
+        None => {
+            let y = bn.forward_nchw(conv.forward_nchw(to_nchw(x)));
+            to_nhwc(finish(y, activation, residual.map(to_nchw)))
+        }
+    }
+}
+
+fn finish(x: Tensor<4>, activation: Option<Activation>, residual: Option<Tensor<4>>) -> Tensor<4> {
     let x = match residual {
-        Some(residual) => x + to_nchw(residual),
+        Some(residual) => x + residual,
         None => x,
     };
-    to_nhwc(match activation {
+    match activation {
         Some(activation) => activation.forward(x),
         None => x,
-    })
+    }
 }

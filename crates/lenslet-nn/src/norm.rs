@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::{avg_pool2d, batch_norm, batch_norm_train, layer_norm};
 use burn::tensor::ops::AvgPoolOptions;
 
-use crate::{Buffer, Init, to_nchw, to_nhwc};
+use crate::{Activation, Buffer, Init, cpu, to_nchw, to_nhwc};
 
 /// What `torch.nn.BatchNorm2d` takes.
 #[derive(Debug, Clone, Copy)]
@@ -87,10 +87,38 @@ pub struct BatchNorm2d {
 impl BatchNorm2d {
     /// `[N, H, W, C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        to_nhwc(self.forward_nchw(to_nchw(x)))
+        self.forward_fused(&x, None, None)
+            .unwrap_or_else(|| to_nhwc(self.forward_nchw(to_nchw(x))))
     }
 
-    /// The same on `[N, C, H, W]`.
+    /// `activation(batch_norm(x) + residual)` in one operation, where the device has it.
+    pub(crate) fn forward_fused(
+        &self,
+        x: &Tensor<4>,
+        activation: Option<Activation>,
+        residual: Option<&Tensor<4>>,
+    ) -> Option<Tensor<4>> {
+        let by = if self.is_training(x) {
+            cpu::Normalise::Batch
+        } else {
+            cpu::Normalise::Running {
+                mean: self.running_mean.get(),
+                variance: self.running_var.get(),
+            }
+        };
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let affine = [&weight, &bias];
+        let (y, moments) = cpu::batch_norm(x, affine, self.eps, by, activation, residual)?;
+        if let Some(moments) = moments {
+            let device = self.running_mean.get().device();
+            let [mean, variance] = moments.map(|m| Tensor::from_floats(m.as_slice(), &device));
+            let [n, h, w, _] = x.dims();
+            self.update(mean, variance, n * h * w);
+        }
+        Some(y)
+    }
+
+    /// The same on `[N, C, H, W]`, composed of Burn's operations.
     pub(crate) fn forward_nchw(&self, x: Tensor<4>) -> Tensor<4> {
         if self.is_training(&x) {
             self.forward_train(x)
@@ -180,7 +208,13 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// `[…, features]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps)
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let shape = x.dims();
+        let rows = x.clone().reshape([-1, shape[D - 1] as isize]);
+        match cpu::layer_norm(&rows, [&weight, &bias], self.eps) {
+            Some(y) => y.reshape(shape),
+            None => layer_norm(x, weight, Some(bias), self.eps),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use lenslet_kernels::{
     Conv2d, Epilogue, Matrix, MatrixMut, PackedConv, Pass, Scratch, column_sums,
 };
 
+use super::CHECKED;
 use super::op::{CpuOp, Values, input, run};
 
 /// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`.
@@ -100,9 +101,6 @@ impl Conv {
         Values::new(db, &[channels])
     }
 }
-
-/// The shape was checked when the operation was made, and every slice has the length it says.
-const CHECKED: &str = "the operation was made for slices of these lengths";
 
 impl CpuOp<2> for Conv {
     type Saved = [Values; 2];

@@ -7,6 +7,7 @@ use lenslet_kernels::{
     Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, transposed_product,
 };
 
+use super::CHECKED;
 use super::op::{CpuOp, Values, input, run};
 
 /// `[rows, in]` and `[out, in]` to `[rows, out]`.
@@ -40,8 +41,6 @@ thread_local! {
     /// Memory for packed weights, which change at every step.
     static PACKED: RefCell<PackedMatrix> = RefCell::new(PackedMatrix::empty());
 }
-
-const CHECKED: &str = "the operation was made for slices of these lengths";
 
 impl Linear {
     fn product(&self, order: Order, a: &Values, weight: &Values, bias: Option<&Values>) -> Values {

@@ -6,7 +6,30 @@
 
 mod conv;
 mod linear;
+mod norm;
 mod op;
 
 pub(crate) use conv::conv2d;
 pub(crate) use linear::linear;
+pub(crate) use norm::{Normalise, batch_norm, layer_norm};
+
+/// Why a kernel cannot refuse: an operation checks its shapes when it is made.
+const CHECKED: &str = "the operation was made for slices of these lengths";
+
+/// The kernels' name for an activation.
+fn kernel_activation(activation: crate::Activation) -> lenslet_kernels::Activation {
+    use crate::Activation as A;
+    use lenslet_kernels::Activation as K;
+    match activation {
+        A::Relu => K::Relu,
+        A::Relu6 => K::Relu6,
+        A::LeakyRelu { slope } => K::LeakyRelu(slope),
+        A::Silu => K::Silu,
+        A::HardSwish => K::HardSwish,
+        A::HardSigmoid => K::HardSigmoid,
+        A::Gelu => K::Gelu,
+        A::GeluTanh => K::GeluTanh,
+        A::Sigmoid => K::Sigmoid,
+        A::Tanh => K::Tanh,
+    }
+}

@@ -9,6 +9,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
+use lenslet_kernels::InOut;
 
 /// Burn's CPU backend with gradients, without checkpointing.
 type Tracking = Autodiff<Flex, NoCheckpointing>;
@@ -48,6 +49,24 @@ impl Values {
             layout,
             DType::F32,
         ))
+    }
+
+    /// A new tensor that `write` fills whole.
+    pub fn written(shape: &[usize], write: impl FnOnce(&mut [f32])) -> Self {
+        let mut values = vec![0.0; shape.iter().product()];
+        write(&mut values);
+        Self::new(values, shape)
+    }
+
+    /// What `change` makes of these numbers: in the same memory where nobody else has a share in
+    /// it, else in new memory.
+    pub fn overwritten(mut self, shape: &[usize], change: impl FnOnce(InOut<'_>)) -> Self {
+        let range = self.0.layout().contiguous_offsets();
+        if let (Some((start, end)), Some(storage)) = (range, self.0.try_storage_mut::<f32>()) {
+            change(InOut::InPlace(&mut storage[start..end]));
+            return self;
+        }
+        Self::written(shape, |new| change(InOut::Separate(self.data(), new)))
     }
 
     fn contiguous(tensor: FlexTensor) -> Self {
