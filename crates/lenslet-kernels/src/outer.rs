@@ -348,8 +348,7 @@ unsafe fn run_pixel_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &PixelTile) 
     macro_rules! select {
         ($(($m:literal, $n:literal)),*) => {
             match (mr, nv) {
-                $(($m, $n) if $n <= max_vectors(S::REGISTERS)
-                    && $m <= max_rows(S::REGISTERS, $n) => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
+                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
                 _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
             }
         };
