@@ -268,7 +268,7 @@ impl Kernel for RowsKernel<'_> {
                     let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
                     let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
                     let tile = ColumnTile {
-                        x: data.wrapping_offset((image * h * w * ld + c) as isize),
+                        x: data.wrapping_add(image * h * w * ld + c),
                         ld,
                         w,
                         y,
