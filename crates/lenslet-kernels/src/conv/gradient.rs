@@ -199,7 +199,7 @@ impl Conv2d {
     }
 }
 
-/// out[c] = sum over rows of x[r][c]: the gradient of a bias. Rows are added in blocks of a fixed size, and the blocks in order.
+/// Sums every column of `x` into `out`: the gradient of a bias. Rows are added in blocks of a fixed size, and the blocks in order.
 ///
 /// # Errors
 ///
