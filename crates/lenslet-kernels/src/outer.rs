@@ -1,6 +1,6 @@
 //! Products that reduce over pixels: weight gradients.
 //!
-//! For every tap, c[i][j] = sum over output pixels of a[pixel][i] * b[pixel][j]. One side is the gradient of a layer's output, the
+//! For every tap, `c[i][j]` is the sum over output pixels of `a[pixel][i] * b[pixel][j]`. One side is the gradient of a layer's output, the
 //! other its input, shifted by the tap; both are read in place. Work is cut by taps, rows and columns of `c`, so that no two
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
