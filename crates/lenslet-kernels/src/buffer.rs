@@ -175,7 +175,7 @@ pub(crate) struct Local {
 }
 
 thread_local! {
-    static LOCAL: RefCell<Vec<Box<Local>>> = const { RefCell::new(Vec::new()) };
+    static LOCAL: RefCell<Vec<Local>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends scratch memory of this thread to `f`; a nested call gets memory of its own.

@@ -253,7 +253,7 @@ thread_local! {
     static BATCH_OPERAND: RefCell<PackedMatrix> = RefCell::new(PackedMatrix::empty());
 }
 
-/// c[i] = scale * a[i] b[i] for every matrix of a batch, one matrix a thread at a time.
+/// `c[i] = scale * a[i] b[i]` for every matrix of a batch, one matrix a thread at a time.
 ///
 /// # Errors
 ///

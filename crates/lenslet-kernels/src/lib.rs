@@ -10,6 +10,9 @@
 //! - The instruction set is chosen at run time (see [`simd`]), work is shared by the crate's own threads (see [`pool`]), and
 //!   a result never depends on the number of threads.
 
+// Loops over arrays of vectors are counted loops, which is how the compiler unrolls them best.
+#![allow(clippy::needless_range_loop)]
+
 mod buffer;
 mod columns;
 mod conv;

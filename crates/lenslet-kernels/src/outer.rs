@@ -1,6 +1,6 @@
 //! Products that reduce over pixels: weight gradients.
 //!
-//! For every tap, c[i][j] = sum over output pixels of a[pixel][i] * b[pixel][j]. One side is the gradient of a layer's output, the
+//! For every tap, `c[i][j]` is the sum over output pixels of `a[pixel][i] * b[pixel][j]`. One side is the gradient of a layer's output, the
 //! other its input, shifted by the tap; both are read in place. Work is cut by taps, rows and columns of `c`, so that no two
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
@@ -74,7 +74,9 @@ struct Cut {
 
 /// Floats of both operands in a block of pixels: half of a second cache level of 1 MB.
 const BLOCK_FLOATS: usize = 96 << 10;
-/// Chunks that are wanted at least.
+/// Sums of a chunk: as much again.
+const CHUNK_SUMS: usize = 96 << 10;
+/// Chunks that are wanted at least, where there is enough work.
 const WANTED: usize = 16;
 
 impl Outer<'_> {
@@ -83,53 +85,72 @@ impl Outer<'_> {
         self.groups * self.taps.len() * self.a.channels * self.b.channels
     }
 
+    /// Of all cuts with enough chunks, whose sums stay in the second cache level, the one that moves the least data.
     fn cut(&self, lanes: usize, registers: usize) -> Cut {
-        let (m, n) = (self.a.channels, self.b.channels);
+        let (m, n, all_taps) = (self.a.channels, self.b.channels, self.taps.len());
         let pixels = self.images * self.rows * self.cols;
         let macs = pixels.saturating_mul(self.len());
         let wanted = (macs >> 20).clamp(1, WANTED);
-        let b_unit = max_vectors(registers) * lanes;
-        let a_unit = 4 * max_rows(registers, max_vectors(registers));
-        let halves = |n: usize, unit: usize| {
-            if n > unit {
-                n.div_ceil(2).next_multiple_of(unit)
-            } else {
-                n
-            }
+        let wide = max_vectors(registers) * lanes;
+        let tall = 4 * max_rows(registers, max_vectors(registers));
+        let pieces = |whole: usize, least: usize, unit: usize| {
+            let sizes =
+                [1, 2, 3, 4, 6, 8, 12, 16, 32].map(|p| whole.div_ceil(p).next_multiple_of(unit));
+            sizes
+                .into_iter()
+                .map(move |size| size.min(whole))
+                .filter(move |&size| size >= least.min(whole))
         };
-        // Start with large blocks and halve until there are enough chunks; each chunk streams its share of both operands once per
-        // tap group, so square blocks are best.
-        let (mut a_block, mut b_block, mut taps) = (m.min(256), n.min(256), self.taps.len());
-        let chunks = |a: usize, b: usize, t: usize| {
-            self.groups * m.div_ceil(a) * n.div_ceil(b) * self.taps.len().div_ceil(t)
-        };
-        // What a chunk adds up to should stay in the second cache level.
-        while taps > 1 && taps * a_block * b_block > (96 << 10) {
-            taps = taps.div_ceil(2);
-        }
-        while chunks(a_block, b_block, taps) < wanted {
-            if taps > 1 {
-                taps = taps.div_ceil(2);
-            } else if a_block > a_unit && a_block * 2 > b_block {
-                a_block = halves(a_block, a_unit.min(24));
-                if a_block * 2 <= a_unit {
-                    break;
+        let mut best = (
+            usize::MAX,
+            Cut {
+                taps: 1,
+                a_block: m,
+                b_block: n,
+                parts: 1,
+                block: [1; 3],
+            },
+        );
+        for a_block in pieces(m, tall, 4) {
+            for b_block in pieces(n, wide, if n > wide { wide } else { 1 }) {
+                for taps in [all_taps, all_taps.div_ceil(3), 1] {
+                    let sums = taps * a_block * b_block;
+                    if sums > CHUNK_SUMS && (taps > 1 || a_block > 2 * tall) {
+                        continue;
+                    }
+                    let chunks = self.groups
+                        * m.div_ceil(a_block)
+                        * n.div_ceil(b_block)
+                        * all_taps.div_ceil(taps);
+                    let parts = wanted.div_ceil(chunks).min(pixels.div_ceil(512)).max(1);
+                    // Parts of a row are read less well than whole rows.
+                    let partial = if a_block < m || b_block < n { 5 } else { 4 };
+                    let reads = chunks * pixels * (a_block + b_block) / 4 * partial;
+                    let adding = if parts > 1 {
+                        (2 * parts + 1) * self.len()
+                    } else {
+                        0
+                    };
+                    let missing = wanted.saturating_sub(chunks * parts) * macs / wanted / 64;
+                    let cost = reads + adding + missing;
+                    if cost < best.0 {
+                        best = (
+                            cost,
+                            Cut {
+                                taps,
+                                a_block,
+                                b_block,
+                                parts,
+                                block: [1; 3],
+                            },
+                        );
+                    }
                 }
-            } else if b_block > b_unit {
-                b_block = halves(b_block, b_unit);
-            } else {
-                break;
             }
         }
-        let have = chunks(a_block, b_block, taps);
-        let parts = if have >= wanted {
-            1
-        } else {
-            (wanted / have).min(pixels.div_ceil(256)).max(1)
-        };
-        let per_pixel = a_block + b_block;
-        let pixels_at_once = (BLOCK_FLOATS / per_pixel).max(32);
-        let block = if self.cols > pixels_at_once {
+        let mut cut = best.1;
+        let pixels_at_once = (BLOCK_FLOATS / (cut.a_block + cut.b_block)).max(32);
+        cut.block = if self.cols > pixels_at_once {
             [1, 1, self.cols.div_ceil(self.cols.div_ceil(pixels_at_once))]
         } else if self.cols * self.rows > pixels_at_once {
             let rows = (pixels_at_once / self.cols).max(1);
@@ -137,15 +158,15 @@ impl Outer<'_> {
         } else {
             let images =
                 (pixels_at_once / (self.cols * self.rows).max(1)).clamp(1, self.images.max(1));
-            [images, self.rows.max(1), self.cols.max(1)]
+            [
+                self.images
+                    .div_ceil(self.images.div_ceil(images).max(1))
+                    .max(1),
+                self.rows.max(1),
+                self.cols.max(1),
+            ]
         };
-        Cut {
-            taps,
-            a_block,
-            b_block,
-            parts,
-            block,
-        }
+        cut
     }
 
     /// Writes the product to `c`.
@@ -348,8 +369,7 @@ unsafe fn run_pixel_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &PixelTile) 
     macro_rules! select {
         ($(($m:literal, $n:literal)),*) => {
             match (mr, nv) {
-                $(($m, $n) if $n <= max_vectors(S::REGISTERS)
-                    && $m <= max_rows(S::REGISTERS, $n) => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
+                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
                 _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
             }
         };

@@ -235,6 +235,23 @@ impl Kernel for PackPart<'_> {
                 done += S::LANES;
             }
         }
+        if source.tap_stride == 1 && source.channel_stride > source.col_stride {
+            // The weight of an input gradient: a channel's columns lie one after the other, each with its taps.
+            for channel in self.channels.clone() {
+                let at = channel * source.channel_stride + col * source.col_stride;
+                for (tap, &from) in source.taps.iter().enumerate() {
+                    // SAFETY: this chunk's own row of the panel.
+                    let to = unsafe { std::slice::from_raw_parts_mut(row(tap, channel), width) };
+                    let from = source.data[at + from..].iter().step_by(source.col_stride);
+                    to[..cols]
+                        .iter_mut()
+                        .zip(from)
+                        .for_each(|(to, from)| *to = *from);
+                    to[cols..].fill(0.0);
+                }
+            }
+            return;
+        }
         for channel in self.channels.clone() {
             for j in done..width {
                 for (tap, &from) in source.taps.iter().enumerate() {

@@ -350,9 +350,6 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
 
-    /// Tests that change the number of threads, which is global.
-    static SETTING: Mutex<()> = Mutex::new(());
-
     fn runs_each_once(chunks: usize) {
         let seen: Vec<AtomicU32> = (0..chunks).map(|_| AtomicU32::new(0)).collect();
         parallel_for(chunks, |i| {
@@ -363,7 +360,7 @@ mod tests {
 
     #[test]
     fn every_chunk_once() {
-        let _guard = lock(&SETTING);
+        let _turn = crate::testing::turn();
         for threads in [1, 2, 3, 8] {
             set_num_threads(threads);
             assert_eq!(num_threads(), threads);
@@ -378,7 +375,7 @@ mod tests {
 
     #[test]
     fn wakes_after_sleep() {
-        let _guard = lock(&SETTING);
+        let _turn = crate::testing::turn();
         set_num_threads(4);
         for _ in 0..5 {
             std::thread::sleep(Duration::from_millis(2));
@@ -389,7 +386,7 @@ mod tests {
 
     #[test]
     fn nested_and_concurrent() {
-        let _guard = lock(&SETTING);
+        let _turn = crate::testing::turn();
         set_num_threads(3);
         let total = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -411,7 +408,7 @@ mod tests {
 
     #[test]
     fn panics_reach_the_caller() {
-        let _guard = lock(&SETTING);
+        let _turn = crate::testing::turn();
         set_num_threads(3);
         for bad in [0, 5, 15] {
             let ran = AtomicUsize::new(0);

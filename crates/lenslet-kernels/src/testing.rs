@@ -1,16 +1,21 @@
 //! What the tests of all kernels share: random data, every instruction set, tolerances.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::epilogue::Activation;
 use crate::simd::{Isa, set_isa_limit};
 
-/// The instruction set is a setting of the process, so tests that change it take turns.
+/// The instruction set and the number of threads are settings of the process, so tests that change them take turns.
 static SETTING: Mutex<()> = Mutex::new(());
+
+/// Waits for this test's turn, which ends with the guard.
+pub fn turn() -> MutexGuard<'static, ()> {
+    SETTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs `test` with each instruction set of this machine.
 pub fn with_each_isa(mut test: impl FnMut(Isa)) {
-    let _turn = SETTING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     for isa in Isa::available() {
         assert_eq!(set_isa_limit(isa), isa);
         test(isa);

@@ -71,8 +71,7 @@ pub(crate) unsafe fn run_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &Tile<'
     macro_rules! select {
         ($(($m:literal, $n:literal)),*) => {
             match (mr, nv) {
-                $(($m, $n) if $n <= max_vectors(S::REGISTERS)
-                    && $m <= max_rows(S::REGISTERS, $n) => s.vectorize(TileKernel::<$m, $n>(tile)),)*
+                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(TileKernel::<$m, $n>(tile)),)*
                 _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
             }
         };

@@ -69,8 +69,17 @@ impl Algorithm {
         }
     }
 
-    /// The algorithm that is fastest for this shape as far as measured.
+    /// The fastest algorithm for weights that are packed once, as in inference.
     pub fn choose(shape: &Conv2d, pass: Pass) -> Algorithm {
+        Self::choose_for(shape, pass, false)
+    }
+
+    /// The fastest algorithm for weights that are packed before every run, as in training.
+    pub fn choose_repacked(shape: &Conv2d, pass: Pass) -> Algorithm {
+        Self::choose_for(shape, pass, true)
+    }
+
+    fn choose_for(shape: &Conv2d, pass: Pass, packs: bool) -> Algorithm {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
         }
@@ -80,14 +89,60 @@ impl Algorithm {
         let Ok(output) = shape.output_size() else {
             return Algorithm::Indirect;
         };
-        let (output, c_in, c_out) = match pass {
-            Pass::Forward => (output, shape.c_in, shape.c_out),
-            Pass::InputGradient => ([shape.h, shape.w], shape.c_out, shape.c_in),
+        let (output, channels) = match pass {
+            Pass::Forward => (output, [shape.c_in, shape.c_out]),
+            Pass::InputGradient => ([shape.h, shape.w], [shape.c_out, shape.c_in]),
         };
-        match winograd::choose(shape, output, c_in, c_out) {
+        match winograd::choose(shape, output, channels, packs) {
             Some(Size::F2) => Algorithm::WinogradF2,
             Some(Size::F4) => Algorithm::WinogradF4,
             None => Algorithm::Indirect,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices() {
+        let conv = |n, size, c_in, c_out, k: usize| {
+            Conv2d::new([n, size, size, c_in], c_out, [k, k]).padding(k / 2)
+        };
+        let cases = [
+            (conv(1, 56, 64, 64, 3), Algorithm::WinogradF4),
+            (conv(1, 14, 256, 256, 3), Algorithm::WinogradF4),
+            // On small maps transformed weights are most of the traffic.
+            (conv(1, 7, 512, 512, 3), Algorithm::WinogradF2),
+            (conv(8, 7, 512, 512, 3), Algorithm::WinogradF4),
+            (conv(1, 1, 512, 512, 3), Algorithm::Indirect),
+            (conv(1, 56, 64, 128, 3).stride(2), Algorithm::Indirect),
+            (conv(1, 56, 64, 64, 3).dilation(2), Algorithm::Indirect),
+            (conv(1, 56, 64, 64, 3).groups(2), Algorithm::Indirect),
+            (conv(1, 56, 64, 256, 1), Algorithm::Indirect),
+            (conv(1, 224, 3, 64, 7).stride(2), Algorithm::KernelRows),
+            (conv(1, 28, 1, 6, 5), Algorithm::KernelRows),
+            (conv(1, 112, 32, 32, 3).groups(32), Algorithm::Depthwise),
+        ];
+        for (shape, want) in cases {
+            assert_eq!(Algorithm::choose(&shape, Pass::Forward), want, "{shape:?}");
+            for pass in [Pass::Forward, Pass::InputGradient] {
+                for choose in [Algorithm::choose, Algorithm::choose_repacked] {
+                    assert!(choose(&shape, pass).serves(&shape, pass), "{shape:?}");
+                }
+            }
+        }
+        let small = conv(8, 7, 512, 512, 3);
+        assert_eq!(
+            Algorithm::choose_repacked(&small, Pass::Forward),
+            Algorithm::WinogradF2
+        );
+    }
+
+    #[test]
+    fn names_differ() {
+        let names: std::collections::HashSet<_> = Algorithm::ALL.iter().map(|a| a.name()).collect();
+        assert_eq!(names.len(), Algorithm::ALL.len());
     }
 }

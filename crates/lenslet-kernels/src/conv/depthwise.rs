@@ -1,9 +1,10 @@
 //! Depthwise convolution: every channel by itself, vectors across channels.
 //!
-//! A tile is seven output columns by one or two vectors of channels; seven divides the widths 7, 14, 28, 56 and 112. Rows lie
+//! A tile is seven output columns by one or two vectors of channels. Rows lie
 //! outside, vectors of channels inside them, columns innermost. Rows of taps in the padding are left out; columns in the padding cost a
 //! branch, and only in tiles that touch the border.
 
+use super::depthwise_tile::{COLUMNS, Strip, WIDEST, run_strip, strip_vectors};
 use super::{Conv2d, Pass};
 use crate::buffer::AlignedBuf;
 use crate::epilogue::Post;
@@ -13,8 +14,6 @@ use crate::product::Output;
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::geometry;
 
-/// Columns of a tile.
-const COLUMNS: usize = 7;
 /// Multiply-accumulates of a chunk of rows: about 20 us of a fast core.
 const CHUNK: usize = 1 << 19;
 
@@ -94,9 +93,11 @@ impl Depthwise {
         let [sy, sx] = shape.stride;
         for ry in 0..sy.min(shape.h) {
             for rx in 0..sx.min(shape.w) {
+                // In the order of their positions, which is the reverse of the kernel's.
                 let taps = |axis: usize, residue: usize| {
                     let stride = shape.stride[axis] as isize;
                     (0..shape.kernel[axis])
+                        .rev()
                         .filter_map(|k| {
                             let at = (residue + shape.padding[axis]) as isize
                                 - (k * shape.dilation[axis]) as isize;
@@ -163,6 +164,24 @@ impl Depthwise {
     }
 }
 
+impl Phase {
+    /// Where each tap's weights lie within a row of taps, if the taps are neighbours in the order of their columns.
+    fn fast_taps(&self, padded: usize) -> Option<[usize; WIDEST]> {
+        let neighbours = self
+            .tap_cols
+            .windows(2)
+            .all(|pair| pair[1].0 == pair[0].0 + 1);
+        if !neighbours || self.tap_cols.len() > WIDEST {
+            return None;
+        }
+        let mut at = [0; WIDEST];
+        at.iter_mut()
+            .zip(&self.tap_cols)
+            .for_each(|(at, tap)| *at = tap.1 * padded);
+        Some(at)
+    }
+}
+
 /// Some rows of the grid, counted through all images.
 struct RowsKernel<'a> {
     weights: &'a Depthwise,
@@ -188,6 +207,8 @@ impl Kernel for RowsKernel<'_> {
         let ld = self.x.ld;
         let leftmost = phase.tap_cols.iter().map(|tap| tap.0).min().unwrap_or(0);
         let rightmost = phase.tap_cols.iter().map(|tap| tap.0).max().unwrap_or(0);
+        let tap_weights = phase.fast_taps(self.weights.padded);
+        let mut strip_rows = Vec::with_capacity(phase.tap_rows.len());
         for row in self.rows.clone() {
             let (image, row) = (row / grid_h, row % grid_h);
             let y = (row * phase.in_step[0]) as isize;
@@ -195,10 +216,50 @@ impl Kernel for RowsKernel<'_> {
             let out_row = row * phase.out_step[0] + phase.out_offset[0];
             let first_pixel =
                 (image * self.output[0] + out_row) * self.output[1] + phase.out_offset[1];
+            let tap_rows = phase
+                .tap_rows
+                .iter()
+                .filter(|tap| inside(tap.0))
+                .map(|&(dy, ky)| {
+                    (
+                        (y + dy) as usize * w,
+                        ky * phase.kernel_width * self.weights.padded,
+                    )
+                });
+            strip_rows.clear();
+            strip_rows.extend(tap_rows);
             let mut c = 0;
             while c < self.c {
                 let left = self.c - c;
-                let vectors = if left >= 2 * S::LANES { 2 } else { 1 };
+                let vectors = if left >= 2 * S::LANES {
+                    strip_vectors(S::ISA)
+                } else {
+                    1
+                };
+                if let Some(tap_weights) = tap_weights.filter(|_| left >= S::LANES) {
+                    let strip = Strip {
+                        x: data.wrapping_add(image * h * w * ld + c),
+                        ld,
+                        w,
+                        tap_rows: &strip_rows,
+                        first_tap: leftmost,
+                        tap_weights,
+                        weights: self.weights.weights.as_ptr().wrapping_add(c),
+                        out: self.y,
+                        post: self.post,
+                        pixel: first_pixel,
+                        pixel_step: phase.out_step[1],
+                        columns: grid_w,
+                        c,
+                    };
+                    let taps = phase.tap_cols.len();
+                    // SAFETY: rows outside the image are left out, channels stop at `c`; the caller of `Depthwise::run` promised
+                    // the slices; the weights' rows are whole vectors.
+                    if unsafe { run_strip(s, taps, phase.in_step[1], vectors, &strip) } {
+                        c += vectors * S::LANES;
+                        continue;
+                    }
+                }
                 let mut col = 0;
                 while col < grid_w {
                     // The last tile is moved to the left, so that it is whole; some outputs are computed twice.
@@ -207,7 +268,7 @@ impl Kernel for RowsKernel<'_> {
                     let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
                     let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
                     let tile = ColumnTile {
-                        x: data.wrapping_offset((image * h * w * ld + c) as isize),
+                        x: data.wrapping_add(image * h * w * ld + c),
                         ld,
                         w,
                         y,

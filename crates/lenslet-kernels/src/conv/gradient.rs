@@ -149,6 +149,20 @@ impl Conv2d {
             self.taps(),
         );
         let filter = per_in * taps;
+        if !x_as_rows && !kernel_rows && merged == 1 {
+            // The common layout, `[group][tap][c_out][c_in]`: every filter interleaves as many rows as it has taps.
+            parallel_chunks_mut(dw, 4 * filter, |chunk, dw| {
+                for (f, filter) in dw.chunks_exact_mut(filter).enumerate() {
+                    let (group, o) = ((chunk * 4 + f) / c_out, (chunk * 4 + f) % c_out);
+                    for tap in 0..taps {
+                        let from = &blocks[at(group, tap, 0, o)..][..c_in];
+                        let to = filter[tap..].iter_mut().step_by(taps);
+                        to.zip(from).for_each(|(to, from)| *to = *from);
+                    }
+                }
+            });
+            return Ok(());
+        }
         parallel_chunks_mut(dw, 16 * filter, |chunk, dw| {
             // Sixteen filters side by side, since their elements lie side by side in one of the layouts.
             for i in 0..per_in {
@@ -185,7 +199,7 @@ impl Conv2d {
     }
 }
 
-/// out[c] = sum over rows of x[r][c]: the gradient of a bias. Rows are added in blocks of a fixed size, and the blocks in order.
+/// Sums every column of `x` into `out`: the gradient of a bias. Rows are added in blocks of a fixed size, and the blocks in order.
 ///
 /// # Errors
 ///

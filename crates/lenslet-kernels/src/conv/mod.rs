@@ -6,6 +6,7 @@
 mod choose;
 mod depthwise;
 mod depthwise_gradient;
+mod depthwise_tile;
 mod gradient;
 mod indirect;
 mod packed;

@@ -348,7 +348,7 @@ fn wrong_arguments_are_refused() {
     assert!(PackedConv::new(&shape, Pass::Forward, &w[1..]).is_err());
     let packed = PackedConv::new(&shape, Pass::Forward, &w).unwrap();
     let x = random(48, 2);
-    let mut y = vec![0.0; 20];
+    let mut y = [0.0; 20];
     let mut run = |x: &[f32], len: usize, ldy: usize| {
         let y = MatrixMut::new(&mut y[..len], ldy);
         packed.run(

@@ -481,26 +481,27 @@ impl Kernel for PackPart<'_> {
     }
 }
 
-/// Rough times of the direct form and of both transforms, as functions of the shape, in units of a multiply-accumulate.
+/// The better transform, if one beats the direct form: rough times as functions of the shape, in multiply-accumulates.
+///
+/// `packs` says whether weights are transformed for every run, as in training.
 pub(super) fn choose(
     shape: &Conv2d,
     output: [usize; 2],
-    c_in: usize,
-    c_out: usize,
+    channels: [usize; 2],
+    packs: bool,
 ) -> Option<Size> {
+    let [c_in, c_out] = channels;
     if !serves(shape) || c_in < 16 || c_out < 16 {
         return None;
     }
+    // A weight that is read from memory costs as much as 8 operations, one that is transformed and written first as 50.
+    let weight = c_in * c_out * if packs { 50 } else { 8 };
     let cost = |size: Size| {
         let tiles = shape.n * output[0].div_ceil(size.out()) * output[1].div_ceil(size.out());
-        let products = tiles * size.planes() * c_in * c_out;
         // Transforms move every number of a tile through the caches several times.
-        let transforms = 24 * tiles * size.planes() * (c_in + c_out);
-        // Transformed weights come from memory once, where the direct form reads a few times less.
-        let weights = 8 * size.planes() * c_in * c_out;
-        products + transforms + weights
+        tiles * size.planes() * (c_in * c_out + 24 * (c_in + c_out)) + size.planes() * weight
     };
-    let direct = shape.n * output[0] * output[1] * 9 * c_in * c_out + 8 * 9 * c_in * c_out;
+    let direct = shape.n * output[0] * output[1] * 9 * c_in * c_out + 9 * weight;
     let best = if cost(Size::F4) <= cost(Size::F2) {
         Size::F4
     } else {
