@@ -22,72 +22,65 @@ use crate::{BuildOptions, Preprocessing, Published, Variant};
 type Step = (&'static str, usize, [usize; 2], usize);
 
 /// How the last branch pools.
-#[derive(Debug, Clone, Copy)]
 enum Pool {
-    /// Mean of 3x3 neighbours, then a 1x1 convolution to so many channels.
-    Mean(usize),
+    /// Mean of 3x3 neighbours, then a 1x1 convolution.
+    Mean,
     /// Largest of 3x3 neighbours, halving the size.
     Max,
 }
 
 /// Branches side by side: chains of convolutions, of which some end in a fork whose arms run side
 /// by side on the chain's result (figure 7), and a pool.
-#[derive(Module, Debug)]
-pub struct InceptionModule {
-    convs: Named<BasicConv2d>,
-    /// Convolutions in the chain and in the fork of every branch, in the order of `convs`.
-    #[module(skip)]
-    branches: Vec<[usize; 2]>,
-    #[module(skip)]
+struct Layout {
+    /// Convolutions in the chain and in the fork of every branch.
+    branches: &'static [[usize; 2]],
     pool: Pool,
 }
 
-impl InceptionModule {
-    fn new(from: usize, branches: &[(&[Step], &[Step])], pool: Pool, init: &mut Init) -> Self {
-        let mut convs = Vec::new();
-        let mut add = |channels, &(name, to, kernel, stride): &Step| {
-            convs.push((name, basic(channels, to, kernel, stride, init)));
-            to
-        };
-        for (chain, fork) in branches {
-            let end = chain.iter().fold(from, &mut add);
-            for arm in *fork {
-                add(end, arm);
-            }
-        }
-        if let Pool::Mean(to) = pool {
-            add(from, &("branch_pool", to, [1, 1], 1));
-        }
-        Self {
-            convs: convs.into_iter().collect(),
-            branches: branches.iter().map(|(c, f)| [c.len(), f.len()]).collect(),
-            pool,
+/// An Inception module's convolutions, in the order of its [`Layout`].
+type Mixed = Named<BasicConv2d>;
+
+fn mixed(from: usize, branches: &[(&[Step], &[Step])], pool: usize, init: &mut Init) -> Mixed {
+    let mut convs = Vec::new();
+    let mut add = |channels, &(name, to, kernel, stride): &Step| {
+        convs.push((name, basic(channels, to, kernel, stride, init)));
+        to
+    };
+    for (chain, fork) in branches {
+        let end = chain.iter().fold(from, &mut add);
+        for arm in *fork {
+            add(end, arm);
         }
     }
+    if pool > 0 {
+        add(from, &("branch_pool", pool, [1, 1], 1));
+    }
+    convs.into_iter().collect()
+}
 
+impl Layout {
     /// `[N, H, W, C]` to the branches' channels together.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut convs = self.convs.iter();
-        let mut outputs = Vec::new();
-        let run = |(name, conv): (&String, &BasicConv2d), x| tap(name, || conv.forward(x));
-        for &[chain, fork] in &self.branches {
-            let end = convs
-                .by_ref()
-                .take(chain)
-                .fold(x.clone(), |x, conv| run(conv, x));
-            if fork == 0 {
-                outputs.push(end);
-            } else {
-                let arms = convs.by_ref().take(fork);
-                outputs.extend(arms.map(|conv| run(conv, end.clone())));
+    fn forward(&self, name: &str, convs: &Mixed, x: Tensor<4>) -> Tensor<4> {
+        tap(name, || {
+            let mut convs = convs.iter();
+            let mut outputs = Vec::new();
+            let run = |x, (name, conv): (&String, &BasicConv2d)| tap(name, || conv.forward(x));
+            for &[chain, fork] in self.branches {
+                let end = convs.by_ref().take(chain).fold(x.clone(), run);
+                if fork == 0 {
+                    outputs.push(end);
+                } else {
+                    let arms = convs.by_ref().take(fork);
+                    outputs.extend(arms.map(|conv| run(end.clone(), conv)));
+                }
             }
-        }
-        let pooled = match self.pool {
-            Pool::Mean(_) => AvgPool2d::new(3, 1).with_padding(1).forward(x),
-            Pool::Max => MaxPool2d::new(3, 2).forward(x),
-        };
-        outputs.push(convs.fold(pooled, |x, conv| run(conv, x)));
-        concat(outputs)
+            let pooled = match self.pool {
+                Pool::Mean => AvgPool2d::new(3, 1).with_padding(1).forward(x),
+                Pool::Max => MaxPool2d::new(3, 2).forward(x),
+            };
+            outputs.push(convs.fold(pooled, run));
+            concat(outputs)
+        })
     }
 }
 
@@ -107,8 +100,13 @@ fn basic(
     BasicConv2d::new(conv.with_init(WeightInit::TruncNormal(0.1)), init)
 }
 
+const A: Layout = Layout {
+    branches: &[[1, 0], [2, 0], [3, 0]],
+    pool: Pool::Mean,
+};
+
 /// 5x5 becomes two 3x3 (figure 5).
-fn module_a(from: usize, pool: usize, init: &mut Init) -> InceptionModule {
+fn module_a(from: usize, pool: usize, init: &mut Init) -> Mixed {
     let branches: [(&[Step], &[Step]); 3] = [
         (&[("branch1x1", 64, [1, 1], 1)], &[]),
         (
@@ -127,11 +125,16 @@ fn module_a(from: usize, pool: usize, init: &mut Init) -> InceptionModule {
             &[],
         ),
     ];
-    InceptionModule::new(from, &branches, Pool::Mean(pool), init)
+    mixed(from, &branches, pool, init)
 }
 
+const B: Layout = Layout {
+    branches: &[[1, 0], [3, 0]],
+    pool: Pool::Max,
+};
+
 /// Halves the size (figure 10).
-fn module_b(from: usize, init: &mut Init) -> InceptionModule {
+fn module_b(from: usize, init: &mut Init) -> Mixed {
     let branches: [(&[Step], &[Step]); 2] = [
         (&[("branch3x3", 384, [3, 3], 2)], &[]),
         (
@@ -143,11 +146,16 @@ fn module_b(from: usize, init: &mut Init) -> InceptionModule {
             &[],
         ),
     ];
-    InceptionModule::new(from, &branches, Pool::Max, init)
+    mixed(from, &branches, 0, init)
 }
 
+const C: Layout = Layout {
+    branches: &[[1, 0], [3, 0], [5, 0]],
+    pool: Pool::Mean,
+};
+
 /// 7x7 becomes 1x7 and 7x1 through `c` channels (figure 6).
-fn module_c(c: usize, init: &mut Init) -> InceptionModule {
+fn module_c(c: usize, init: &mut Init) -> Mixed {
     let branches: [(&[Step], &[Step]); 3] = [
         (&[("branch1x1", 192, [1, 1], 1)], &[]),
         (
@@ -169,11 +177,16 @@ fn module_c(c: usize, init: &mut Init) -> InceptionModule {
             &[],
         ),
     ];
-    InceptionModule::new(768, &branches, Pool::Mean(192), init)
+    mixed(768, &branches, 192, init)
 }
 
+const D: Layout = Layout {
+    branches: &[[2, 0], [4, 0]],
+    pool: Pool::Max,
+};
+
 /// Halves the size.
-fn module_d(init: &mut Init) -> InceptionModule {
+fn module_d(init: &mut Init) -> Mixed {
     let branches: [(&[Step], &[Step]); 2] = [
         (
             &[
@@ -192,11 +205,16 @@ fn module_d(init: &mut Init) -> InceptionModule {
             &[],
         ),
     ];
-    InceptionModule::new(768, &branches, Pool::Max, init)
+    mixed(768, &branches, 0, init)
 }
 
+const E: Layout = Layout {
+    branches: &[[1, 0], [1, 2], [2, 2]],
+    pool: Pool::Mean,
+};
+
 /// 3x3 becomes 1x3 and 3x1 side by side (figure 7).
-fn module_e(from: usize, init: &mut Init) -> InceptionModule {
+fn module_e(from: usize, init: &mut Init) -> Mixed {
     let branches: [(&[Step], &[Step]); 3] = [
         (&[("branch1x1", 320, [1, 1], 1)], &[]),
         (
@@ -217,7 +235,7 @@ fn module_e(from: usize, init: &mut Init) -> InceptionModule {
             ],
         ),
     ];
-    InceptionModule::new(from, &branches, Pool::Mean(192), init)
+    mixed(from, &branches, 192, init)
 }
 
 /// The auxiliary classifier.
@@ -259,18 +277,18 @@ pub struct InceptionV3 {
     Conv2d_2b_3x3: BasicConv2d,
     Conv2d_3b_1x1: BasicConv2d,
     Conv2d_4a_3x3: BasicConv2d,
-    Mixed_5b: InceptionModule,
-    Mixed_5c: InceptionModule,
-    Mixed_5d: InceptionModule,
-    Mixed_6a: InceptionModule,
-    Mixed_6b: InceptionModule,
-    Mixed_6c: InceptionModule,
-    Mixed_6d: InceptionModule,
-    Mixed_6e: InceptionModule,
+    Mixed_5b: Mixed,
+    Mixed_5c: Mixed,
+    Mixed_5d: Mixed,
+    Mixed_6a: Mixed,
+    Mixed_6b: Mixed,
+    Mixed_6c: Mixed,
+    Mixed_6d: Mixed,
+    Mixed_6e: Mixed,
     AuxLogits: Option<Auxiliary>,
-    Mixed_7a: InceptionModule,
-    Mixed_7b: InceptionModule,
-    Mixed_7c: InceptionModule,
+    Mixed_7a: Mixed,
+    Mixed_7b: Mixed,
+    Mixed_7c: Mixed,
     dropout: Dropout,
     fc: Linear,
     #[module(skip)]
@@ -332,20 +350,20 @@ impl InceptionV3 {
         let x = tap("Conv2d_4a_3x3", || self.Conv2d_4a_3x3.forward(x));
         taken.offer(&x);
         let x = tap("maxpool2", || pool.forward(x));
-        let x = tap("Mixed_5b", || self.Mixed_5b.forward(x));
-        let x = tap("Mixed_5c", || self.Mixed_5c.forward(x));
-        let x = tap("Mixed_5d", || self.Mixed_5d.forward(x));
+        let x = A.forward("Mixed_5b", &self.Mixed_5b, x);
+        let x = A.forward("Mixed_5c", &self.Mixed_5c, x);
+        let x = A.forward("Mixed_5d", &self.Mixed_5d, x);
         taken.offer(&x);
-        let x = tap("Mixed_6a", || self.Mixed_6a.forward(x));
-        let x = tap("Mixed_6b", || self.Mixed_6b.forward(x));
-        let x = tap("Mixed_6c", || self.Mixed_6c.forward(x));
-        let x = tap("Mixed_6d", || self.Mixed_6d.forward(x));
-        let x = tap("Mixed_6e", || self.Mixed_6e.forward(x));
+        let x = B.forward("Mixed_6a", &self.Mixed_6a, x);
+        let x = C.forward("Mixed_6b", &self.Mixed_6b, x);
+        let x = C.forward("Mixed_6c", &self.Mixed_6c, x);
+        let x = C.forward("Mixed_6d", &self.Mixed_6d, x);
+        let x = C.forward("Mixed_6e", &self.Mixed_6e, x);
         taken.offer(&x);
         side(&x);
-        let x = tap("Mixed_7a", || self.Mixed_7a.forward(x));
-        let x = tap("Mixed_7b", || self.Mixed_7b.forward(x));
-        let x = tap("Mixed_7c", || self.Mixed_7c.forward(x));
+        let x = D.forward("Mixed_7a", &self.Mixed_7a, x);
+        let x = E.forward("Mixed_7b", &self.Mixed_7b, x);
+        let x = E.forward("Mixed_7c", &self.Mixed_7c, x);
         taken.offer(&x);
         x
     }
