@@ -17,10 +17,6 @@ use crate::googlenet::{BasicConv2d, transform};
 use crate::model::{ImageModel, Stage, Taken};
 use crate::{BuildOptions, Preprocessing, Published, Variant};
 
-/// A convolution of a branch: name, outputs, kernel, stride. With stride 1 it keeps the size, with
-/// stride 2 it has no padding.
-type Step = (&'static str, usize, [usize; 2], usize);
-
 /// How the last branch pools.
 enum Pool {
     /// Mean of 3x3 neighbours, then a 1x1 convolution.
@@ -40,22 +36,56 @@ struct Layout {
 /// An Inception module's convolutions, in the order of its [`Layout`].
 type Mixed = Named<BasicConv2d>;
 
-fn mixed(from: usize, branches: &[(&[Step], &[Step])], pool: usize, init: &mut Init) -> Mixed {
-    let mut convs = Vec::new();
-    let mut add = |channels, &(name, to, kernel, stride): &Step| {
-        convs.push((name, basic(channels, to, kernel, stride, init)));
-        to
-    };
-    for (chain, fork) in branches {
-        let end = chain.iter().fold(from, &mut add);
-        for arm in *fork {
-            add(end, arm);
+/// Outputs, rows and columns of a kernel.
+type Step = (usize, usize, usize);
+
+/// Puts a module's convolutions together.
+struct Builder<'a> {
+    from: usize,
+    convs: Vec<(String, BasicConv2d)>,
+    init: &'a mut Init,
+}
+
+impl<'a> Builder<'a> {
+    fn new(from: usize, init: &'a mut Init) -> Self {
+        Self {
+            from,
+            convs: Vec::new(),
+            init,
         }
     }
-    if pool > 0 {
-        add(from, &("branch_pool", pool, [1, 1], 1));
+
+    /// One convolution; with stride 1 it keeps the size, with stride 2 it has no padding.
+    fn conv(&mut self, name: &str, from: usize, (to, kh, kw): Step, stride: usize) -> usize {
+        let conv = basic(from, to, [kh, kw], stride, self.init);
+        self.convs.push((name.to_string(), conv));
+        to
     }
-    convs.into_iter().collect()
+
+    /// A chain from the module's input, its convolutions numbered from 1 if there are several; the
+    /// last one has the stride.
+    fn chain(&mut self, name: &str, steps: &[Step], stride: usize) {
+        let mut channels = self.from;
+        for (i, &step) in steps.iter().enumerate() {
+            let last = i + 1 == steps.len();
+            let name = match steps {
+                [_] => name.to_string(),
+                _ => format!("{name}_{}", i + 1),
+            };
+            channels = self.conv(&name, channels, step, if last { stride } else { 1 });
+        }
+    }
+
+    /// Without a convolution behind the pool.
+    fn finish(self) -> Mixed {
+        self.convs.into_iter().collect()
+    }
+
+    /// With a convolution behind the pool.
+    fn pool(mut self, to: usize) -> Mixed {
+        self.conv("branch_pool", self.from, (to, 1, 1), 1);
+        self.finish()
+    }
 }
 
 impl Layout {
@@ -106,136 +136,77 @@ const A: Layout = Layout {
 };
 
 /// 5x5 becomes two 3x3 (figure 5).
+const A: Layout = Layout {
+    branches: &[[1, 0], [2, 0], [3, 0]],
+    pool: Pool::Mean,
+};
+
 fn module_a(from: usize, pool: usize, init: &mut Init) -> Mixed {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 64, [1, 1], 1)], &[]),
-        (
-            &[
-                ("branch5x5_1", 48, [1, 1], 1),
-                ("branch5x5_2", 64, [5, 5], 1),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch3x3dbl_1", 64, [1, 1], 1),
-                ("branch3x3dbl_2", 96, [3, 3], 1),
-                ("branch3x3dbl_3", 96, [3, 3], 1),
-            ],
-            &[],
-        ),
-    ];
-    mixed(from, &branches, pool, init)
+    let mut module = Builder::new(from, init);
+    module.chain("branch1x1", &[(64, 1, 1)], 1);
+    module.chain("branch5x5", &[(48, 1, 1), (64, 5, 5)], 1);
+    module.chain("branch3x3dbl", &[(64, 1, 1), (96, 3, 3), (96, 3, 3)], 1);
+    module.pool(pool)
 }
 
+/// Halves the size (figure 10).
 const B: Layout = Layout {
     branches: &[[1, 0], [3, 0]],
     pool: Pool::Max,
 };
 
-/// Halves the size (figure 10).
 fn module_b(from: usize, init: &mut Init) -> Mixed {
-    let branches: [(&[Step], &[Step]); 2] = [
-        (&[("branch3x3", 384, [3, 3], 2)], &[]),
-        (
-            &[
-                ("branch3x3dbl_1", 64, [1, 1], 1),
-                ("branch3x3dbl_2", 96, [3, 3], 1),
-                ("branch3x3dbl_3", 96, [3, 3], 2),
-            ],
-            &[],
-        ),
-    ];
-    mixed(from, &branches, 0, init)
+    let mut module = Builder::new(from, init);
+    module.chain("branch3x3", &[(384, 3, 3)], 2);
+    module.chain("branch3x3dbl", &[(64, 1, 1), (96, 3, 3), (96, 3, 3)], 2);
+    module.finish()
 }
 
+/// 7x7 becomes 1x7 and 7x1 (figure 6).
 const C: Layout = Layout {
     branches: &[[1, 0], [3, 0], [5, 0]],
     pool: Pool::Mean,
 };
 
-/// 7x7 becomes 1x7 and 7x1 through `c` channels (figure 6).
 fn module_c(c: usize, init: &mut Init) -> Mixed {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 192, [1, 1], 1)], &[]),
-        (
-            &[
-                ("branch7x7_1", c, [1, 1], 1),
-                ("branch7x7_2", c, [1, 7], 1),
-                ("branch7x7_3", 192, [7, 1], 1),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch7x7dbl_1", c, [1, 1], 1),
-                ("branch7x7dbl_2", c, [7, 1], 1),
-                ("branch7x7dbl_3", c, [1, 7], 1),
-                ("branch7x7dbl_4", c, [7, 1], 1),
-                ("branch7x7dbl_5", 192, [1, 7], 1),
-            ],
-            &[],
-        ),
-    ];
-    mixed(768, &branches, 192, init)
+    let mut module = Builder::new(768, init);
+    let long = [(c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)];
+    module.chain("branch1x1", &[(192, 1, 1)], 1);
+    module.chain("branch7x7", &[(c, 1, 1), (c, 1, 7), (192, 7, 1)], 1);
+    module.chain("branch7x7dbl", &long, 1);
+    module.pool(192)
 }
 
+/// Halves the size.
 const D: Layout = Layout {
     branches: &[[2, 0], [4, 0]],
     pool: Pool::Max,
 };
 
-/// Halves the size.
 fn module_d(init: &mut Init) -> Mixed {
-    let branches: [(&[Step], &[Step]); 2] = [
-        (
-            &[
-                ("branch3x3_1", 192, [1, 1], 1),
-                ("branch3x3_2", 320, [3, 3], 2),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch7x7x3_1", 192, [1, 1], 1),
-                ("branch7x7x3_2", 192, [1, 7], 1),
-                ("branch7x7x3_3", 192, [7, 1], 1),
-                ("branch7x7x3_4", 192, [3, 3], 2),
-            ],
-            &[],
-        ),
-    ];
-    mixed(768, &branches, 0, init)
+    let mut module = Builder::new(768, init);
+    let long = [(192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3)];
+    module.chain("branch3x3", &[(192, 1, 1), (320, 3, 3)], 2);
+    module.chain("branch7x7x3", &long, 2);
+    module.finish()
 }
 
+/// 3x3 becomes 1x3 and 3x1 side by side (figure 7).
 const E: Layout = Layout {
     branches: &[[1, 0], [1, 2], [2, 2]],
     pool: Pool::Mean,
 };
 
-/// 3x3 becomes 1x3 and 3x1 side by side (figure 7).
 fn module_e(from: usize, init: &mut Init) -> Mixed {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 320, [1, 1], 1)], &[]),
-        (
-            &[("branch3x3_1", 384, [1, 1], 1)],
-            &[
-                ("branch3x3_2a", 384, [1, 3], 1),
-                ("branch3x3_2b", 384, [3, 1], 1),
-            ],
-        ),
-        (
-            &[
-                ("branch3x3dbl_1", 448, [1, 1], 1),
-                ("branch3x3dbl_2", 384, [3, 3], 1),
-            ],
-            &[
-                ("branch3x3dbl_3a", 384, [1, 3], 1),
-                ("branch3x3dbl_3b", 384, [3, 1], 1),
-            ],
-        ),
-    ];
-    mixed(from, &branches, 192, init)
+    let mut module = Builder::new(from, init);
+    module.chain("branch1x1", &[(320, 1, 1)], 1);
+    module.conv("branch3x3_1", from, (384, 1, 1), 1);
+    module.conv("branch3x3_2a", 384, (384, 1, 3), 1);
+    module.conv("branch3x3_2b", 384, (384, 3, 1), 1);
+    module.chain("branch3x3dbl", &[(448, 1, 1), (384, 3, 3)], 1);
+    module.conv("branch3x3dbl_3a", 384, (384, 1, 3), 1);
+    module.conv("branch3x3dbl_3b", 384, (384, 3, 1), 1);
+    module.pool(192)
 }
 
 /// The auxiliary classifier.
