@@ -1,1 +1,34 @@
-//! CPU kernels for image models on plain slices (no tensor library).
+//! CPU kernels for image models on plain `f32` slices: no tensor type, no autodiff, no framework.
+//!
+//! Conventions that hold everywhere in this crate:
+//!
+//! - Activations are `[N, H, W, C]`, channels innermost and contiguous. Where a *row stride* (`ld`) can be given, the
+//!   channels of neighbouring pixels lie `ld` floats apart, so that a kernel reads from, or writes into, a channel slice of
+//!   a wider buffer.
+//! - Weights arrive in PyTorch's layouts: `[c_out, c_in / groups, kh, kw]` for convolutions, `[out, in]` for linear
+//!   layers. Kernels pack them; a packed weight remembers the instruction set it was packed for.
+//! - The instruction set is chosen at run time (see [`simd`]), work is shared by the crate's own threads (see [`pool`]), and
+//!   a result never depends on the number of threads.
+
+mod buffer;
+mod conv;
+mod epilogue;
+mod error;
+mod gemm;
+mod matrix;
+mod outer;
+mod panels;
+pub mod pool;
+mod product;
+pub mod simd;
+#[cfg(test)]
+mod testing;
+mod tile;
+pub mod vmath;
+
+pub use buffer::{AlignedBuf, Scratch};
+pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
+pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
+pub use error::KernelError;
+pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
+pub use matrix::{Matrix, MatrixMut};

@@ -1,0 +1,93 @@
+//! Which algorithm a convolution takes: a pure function of its shape.
+
+use super::Conv2d;
+use super::winograd::{self, Size};
+
+/// Which way data flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// From input to output.
+    Forward,
+    /// From the output's gradient to the input's gradient; also the forward pass of a transposed convolution.
+    InputGradient,
+}
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Matrix product of pointers to input pixels with packed weights; serves every shape.
+    Indirect,
+    /// The same over a padded copy of the input, a kernel row at a time; for few input channels.
+    KernelRows,
+    /// Winograd's F(2x2, 3x3): 2.25 times fewer multiplications, hardly any loss of accuracy.
+    WinogradF2,
+    /// Winograd's F(4x4, 3x3): 4 times fewer multiplications, errors around 1e-5 of the largest output.
+    WinogradF4,
+    /// One input and one output channel per group, vectors across channels.
+    Depthwise,
+}
+
+impl Algorithm {
+    /// The name that benchmarks print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Algorithm::Indirect => "indirect",
+            Algorithm::KernelRows => "kernel-rows",
+            Algorithm::WinogradF2 => "winograd-f2",
+            Algorithm::WinogradF4 => "winograd-f4",
+            Algorithm::Depthwise => "depthwise",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Algorithm; 5] = [
+        Algorithm::Depthwise,
+        Algorithm::Indirect,
+        Algorithm::KernelRows,
+        Algorithm::WinogradF2,
+        Algorithm::WinogradF4,
+    ];
+
+    /// How many times the rounding error of a plain sum of products it may have.
+    pub fn error_factor(self) -> f64 {
+        match self {
+            Algorithm::Indirect | Algorithm::KernelRows | Algorithm::Depthwise => 1.0,
+            // Sums of the largest rows of the transforms' matrices bound how much rounding is amplified; these are near what is
+            // seen on random data, times four.
+            Algorithm::WinogradF2 => 4.0,
+            Algorithm::WinogradF4 => 60.0,
+        }
+    }
+
+    /// Whether the algorithm can compute this shape.
+    pub fn serves(self, shape: &Conv2d, pass: Pass) -> bool {
+        match self {
+            Algorithm::Indirect => true,
+            Algorithm::KernelRows => pass == Pass::Forward && shape.reads_kernel_rows(),
+            Algorithm::WinogradF2 | Algorithm::WinogradF4 => winograd::serves(shape),
+            Algorithm::Depthwise => shape.is_depthwise(),
+        }
+    }
+
+    /// The algorithm that is fastest for this shape as far as measured.
+    pub fn choose(shape: &Conv2d, pass: Pass) -> Algorithm {
+        if shape.is_depthwise() {
+            return Algorithm::Depthwise;
+        }
+        if Algorithm::KernelRows.serves(shape, pass) {
+            return Algorithm::KernelRows;
+        }
+        let Ok(output) = shape.output_size() else {
+            return Algorithm::Indirect;
+        };
+        let (output, c_in, c_out) = match pass {
+            Pass::Forward => (output, shape.c_in, shape.c_out),
+            Pass::InputGradient => ([shape.h, shape.w], shape.c_out, shape.c_in),
+        };
+        match winograd::choose(shape, output, c_in, c_out) {
+            Some(Size::F2) => Algorithm::WinogradF2,
+            Some(Size::F4) => Algorithm::WinogradF4,
+            None => Algorithm::Indirect,
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Depthwise convolution: every channel by itself, vectors across channels.
+//!
+//! A tile is seven output columns by one or two vectors of channels; seven divides the widths 7, 14, 28, 56 and 112. Rows lie
+//! outside, vectors of channels inside them, columns innermost. Rows of taps in the padding are left out; columns in the padding cost a
+//! branch, and only in tiles that touch the border.
+
+use super::{Conv2d, Pass};
+use crate::buffer::AlignedBuf;
+use crate::epilogue::Post;
+use crate::matrix::Matrix;
+use crate::pool::parallel_for;
+use crate::product::Output;
+use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
+use crate::tile::geometry;
+
+/// Columns of a tile.
+const COLUMNS: usize = 7;
+/// Multiply-accumulates of a chunk of rows: about 20 us of a fast core.
+const CHUNK: usize = 1 << 19;
+
+/// Weights as `[taps][channels]`, channels padded to whole vectors, and where the taps lie.
+#[derive(Debug)]
+pub(super) struct Depthwise {
+    isa: Isa,
+    weights: AlignedBuf,
+    padded: usize,
+    phases: Vec<Phase>,
+}
+
+/// Output pixels that share their taps: all in a forward pass, one residue class in the gradient of a strided convolution.
+#[derive(Debug)]
+struct Phase {
+    /// Input position relative to the grid point's, and kernel row or column.
+    tap_rows: Vec<(isize, usize)>,
+    tap_cols: Vec<(isize, usize)>,
+    kernel_width: usize,
+    grid: [usize; 2],
+    in_step: [usize; 2],
+    out_step: [usize; 2],
+    out_offset: [usize; 2],
+}
+
+impl Depthwise {
+    pub fn new() -> Self {
+        Depthwise {
+            isa: isa(),
+            weights: AlignedBuf::new(),
+            padded: 0,
+            phases: Vec::new(),
+        }
+    }
+
+    pub fn pack(&mut self, shape: &Conv2d, output: [usize; 2], pass: Pass, weight: &[f32]) {
+        self.isa = isa();
+        let (lanes, _) = geometry(self.isa);
+        let (c, taps) = (shape.c_in, shape.taps());
+        self.padded = c.next_multiple_of(lanes);
+        let padded = self.padded;
+        for (tap, row) in self
+            .weights
+            .resize(taps * padded)
+            .chunks_exact_mut(padded)
+            .enumerate()
+        {
+            row[c..].fill(0.0);
+            for (to, from) in row[..c].iter_mut().zip(weight[tap..].iter().step_by(taps)) {
+                *to = *from;
+            }
+        }
+        self.phases.clear();
+        let kernel_width = shape.kernel[1];
+        if pass == Pass::Forward {
+            let taps = |axis: usize| {
+                (0..shape.kernel[axis])
+                    .map(|k| {
+                        (
+                            (k * shape.dilation[axis]) as isize - shape.padding[axis] as isize,
+                            k,
+                        )
+                    })
+                    .collect()
+            };
+            self.phases.push(Phase {
+                tap_rows: taps(0),
+                tap_cols: taps(1),
+                kernel_width,
+                grid: output,
+                in_step: shape.stride,
+                out_step: [1, 1],
+                out_offset: [0, 0],
+            });
+            return;
+        }
+        let [sy, sx] = shape.stride;
+        for ry in 0..sy.min(shape.h) {
+            for rx in 0..sx.min(shape.w) {
+                let taps = |axis: usize, residue: usize| {
+                    let stride = shape.stride[axis] as isize;
+                    (0..shape.kernel[axis])
+                        .filter_map(|k| {
+                            let at = (residue + shape.padding[axis]) as isize
+                                - (k * shape.dilation[axis]) as isize;
+                            (at.rem_euclid(stride) == 0).then_some((at.div_euclid(stride), k))
+                        })
+                        .collect()
+                };
+                self.phases.push(Phase {
+                    tap_rows: taps(0, ry),
+                    tap_cols: taps(1, rx),
+                    kernel_width,
+                    grid: [(shape.h - ry).div_ceil(sy), (shape.w - rx).div_ceil(sx)],
+                    in_step: [1, 1],
+                    out_step: [sy, sx],
+                    out_offset: [ry, rx],
+                });
+            }
+        }
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Runs the pass over `n` images of `c` channels.
+    ///
+    /// # Safety
+    ///
+    /// Input, output and post must cover `n` images of these sizes.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run(
+        &self,
+        n: usize,
+        c: usize,
+        x: Matrix<'_>,
+        input: [usize; 2],
+        output: [usize; 2],
+        y: Output,
+        post: Post,
+    ) {
+        for phase in &self.phases {
+            let rows = n * phase.grid[0];
+            let taps = (phase.tap_rows.len() * phase.tap_cols.len()).max(1);
+            let per_row = phase.grid[1] * taps * c;
+            let at_once = (CHUNK / per_row).clamp(1, rows.div_ceil(8).max(1));
+            let chunks = rows.div_ceil(at_once);
+            parallel_for(chunks, |i| {
+                dispatch_on(
+                    self.isa,
+                    RowsKernel {
+                        weights: self,
+                        phase,
+                        c,
+                        x,
+                        input,
+                        output,
+                        y,
+                        post: &post,
+                        rows: i * rows / chunks..(i + 1) * rows / chunks,
+                    },
+                );
+            });
+        }
+    }
+}
+
+/// Some rows of the grid, counted through all images.
+struct RowsKernel<'a> {
+    weights: &'a Depthwise,
+    phase: &'a Phase,
+    c: usize,
+    x: Matrix<'a>,
+    input: [usize; 2],
+    output: [usize; 2],
+    y: Output,
+    post: &'a Post,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for RowsKernel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let phase = self.phase;
+        let [h, w] = self.input;
+        let [grid_h, grid_w] = phase.grid;
+        let data = self.x.data.as_ptr();
+        let ld = self.x.ld;
+        let leftmost = phase.tap_cols.iter().map(|tap| tap.0).min().unwrap_or(0);
+        let rightmost = phase.tap_cols.iter().map(|tap| tap.0).max().unwrap_or(0);
+        for row in self.rows.clone() {
+            let (image, row) = (row / grid_h, row % grid_h);
+            let y = (row * phase.in_step[0]) as isize;
+            let inside = |dy: isize| (0..h as isize).contains(&(y + dy));
+            let out_row = row * phase.out_step[0] + phase.out_offset[0];
+            let first_pixel =
+                (image * self.output[0] + out_row) * self.output[1] + phase.out_offset[1];
+            let mut c = 0;
+            while c < self.c {
+                let left = self.c - c;
+                let vectors = if left >= 2 * S::LANES { 2 } else { 1 };
+                let mut col = 0;
+                while col < grid_w {
+                    // The last tile is moved to the left, so that it is whole; some outputs are computed twice.
+                    let start = col.min(grid_w.saturating_sub(COLUMNS));
+                    let x0 = (start * phase.in_step[1]) as isize;
+                    let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
+                    let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
+                    let tile = ColumnTile {
+                        x: data.wrapping_offset((image * h * w * ld + c) as isize),
+                        ld,
+                        w,
+                        y,
+                        x0,
+                        step: phase.in_step[1],
+                        weights: self.weights.weights.as_ptr().wrapping_add(c),
+                        padded: self.weights.padded,
+                        kernel_width: phase.kernel_width,
+                        out: self.y,
+                        post: self.post,
+                        pixel: first_pixel + start * phase.out_step[1],
+                        pixel_step: phase.out_step[1],
+                        columns: COLUMNS.min(grid_w - start),
+                        c,
+                        n: left.min(S::LANES),
+                    };
+                    let rows = phase.tap_rows.iter().filter(|tap| inside(tap.0));
+                    let cols = &phase.tap_cols[..];
+                    // SAFETY: rows outside the image are left out, columns outside it too (`edge`); channels stop at `c`; the caller
+                    // of `Depthwise::run` promised the slices; the weights' rows are whole vectors.
+                    unsafe {
+                        match (vectors, left < S::LANES, edge) {
+                            (2, _, false) => tile.run::<S, 2, false, false>(s, rows, cols),
+                            (2, _, true) => tile.run::<S, 2, false, true>(s, rows, cols),
+                            (_, false, false) => tile.run::<S, 1, false, false>(s, rows, cols),
+                            (_, false, true) => tile.run::<S, 1, false, true>(s, rows, cols),
+                            (_, true, false) => tile.run::<S, 1, true, false>(s, rows, cols),
+                            (_, true, true) => tile.run::<S, 1, true, true>(s, rows, cols),
+                        }
+                    }
+                    col = start + COLUMNS;
+                }
+                c += vectors * S::LANES;
+            }
+        }
+    }
+}
+
+/// Seven output columns of one row.
+struct ColumnTile<'a> {
+    /// The image's first pixel, at the tile's first channel.
+    x: *const f32,
+    ld: usize,
+    w: usize,
+    /// Input position of the first column's tap 0.
+    y: isize,
+    x0: isize,
+    step: usize,
+    weights: *const f32,
+    padded: usize,
+    kernel_width: usize,
+    out: Output,
+    post: &'a Post,
+    pixel: usize,
+    pixel_step: usize,
+    columns: usize,
+    c: usize,
+    /// Lanes that count in a partial vector.
+    n: usize,
+}
+
+impl ColumnTile<'_> {
+    /// # Safety
+    ///
+    /// Every tap row must lie in the image, every tap column too unless `EDGE`; all slices must cover this tile's channels.
+    #[inline(always)]
+    unsafe fn run<'t, S: Simd, const CV: usize, const PARTIAL: bool, const EDGE: bool>(
+        &self,
+        s: S,
+        tap_rows: impl Iterator<Item = &'t (isize, usize)>,
+        tap_cols: &[(isize, usize)],
+    ) {
+        let mut acc = [[s.zero(); CV]; COLUMNS];
+        let step = self.step * self.ld;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for &(dy, ky) in tap_rows {
+                let row = self.x.offset((self.y + dy) * (self.w * self.ld) as isize);
+                let weights = self.weights.add(ky * self.kernel_width * self.padded);
+                for &(dx, kx) in tap_cols {
+                    let mut k = [s.zero(); CV];
+                    for v in 0..CV {
+                        k[v] = s.load(weights.add(kx * self.padded + v * S::LANES));
+                    }
+                    let first = self.x0 + dx;
+                    let from = row.wrapping_offset(first * self.ld as isize);
+                    for i in 0..COLUMNS {
+                        if EDGE && (first as usize).wrapping_add(i * self.step) >= self.w {
+                            continue;
+                        }
+                        for v in 0..CV {
+                            let from = from.wrapping_add(i * step + v * S::LANES);
+                            let x = if PARTIAL {
+                                s.load_n(from, self.n)
+                            } else {
+                                s.load(from)
+                            };
+                            acc[i][v] = s.mul_add(x, k[v], acc[i][v]);
+                        }
+                    }
+                }
+            }
+            let out = acc;
+            for (i, out) in out.iter().enumerate().take(self.columns) {
+                let pixel = self.pixel + i * self.pixel_step;
+                for (v, &x) in out.iter().enumerate() {
+                    let c = self.c + v * S::LANES;
+                    let x = self.post.apply::<S, PARTIAL>(s, x, pixel, c, self.n);
+                    let to = self.out.data.add(pixel * self.out.ld + c);
+                    if PARTIAL {
+                        s.store_n(to, self.n, x);
+                    } else {
+                        s.store(to, x);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Gradients of weight and bias.
+
+use super::Conv2d;
+use super::depthwise_gradient::weight_gradient;
+use super::indirect::{merged_groups, pad_input};
+use crate::buffer::Scratch;
+use crate::error::{KernelError, expect_len};
+use crate::matrix::Matrix;
+use crate::outer::{Outer, Side, Span};
+use crate::pool::{SharedMut, parallel_chunks_mut, parallel_for};
+use crate::simd::{Kernel, Simd, dispatch, isa};
+use crate::tile::geometry;
+
+impl Conv2d {
+    /// Writes the weight's gradient to `dw` (`[c_out, c_in / groups, kh, kw]`), given the input `x` and the output's
+    /// gradient `dy`.
+    ///
+    /// # Errors
+    ///
+    /// If the shape is impossible, a slice is too short or a row stride too small.
+    pub fn weight_gradient(
+        &self,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        dw: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let output = self.output_size()?;
+        x.check("convolution input", self.n * self.h * self.w, self.c_in)?;
+        dy.check(
+            "output gradient",
+            self.n * output[0] * output[1],
+            self.c_out,
+        )?;
+        expect_len("weight gradient", dw.len(), self.weight_len())?;
+        let Scratch { a, b } = scratch;
+        if self.is_depthwise() {
+            // SAFETY: the checks above cover all pixels and channels.
+            unsafe { weight_gradient(self, output, x, dy, dw, a) };
+            return Ok(());
+        }
+        let merged = merged_groups(self, isa());
+        let groups = self.groups / merged;
+        let (c_in, c_out) = (self.c_in / groups, self.c_out / groups);
+        let [oh, ow] = output;
+        let mut dy_side = Side {
+            data: dy.data.as_ptr(),
+            channels: c_out,
+            strides: [oh * ow * dy.ld, ow * dy.ld, dy.ld],
+            group_stride: c_out,
+        };
+        let mut grid = [self.n, oh, ow];
+        let (mut x_side, shifts) = if self.reads_kernel_rows() {
+            let [h, w] = pad_input(self, self.n, x, output, a);
+            let row = w * self.c_in;
+            let side = Side {
+                data: a.as_ptr(),
+                channels: self.kernel[1] * self.c_in,
+                strides: [h * row, self.stride[0] * row, self.stride[1] * self.c_in],
+                group_stride: 0,
+            };
+            let shift = |y: usize| (y * self.dilation[0] * row) as isize;
+            (
+                side,
+                (0..self.kernel[0])
+                    .map(|y| (0..oh, 0..ow, shift(y)))
+                    .collect::<Vec<_>>(),
+            )
+        } else {
+            let row = self.w * x.ld;
+            let side = Side {
+                data: x.data.as_ptr(),
+                channels: c_in,
+                strides: [self.h * row, self.stride[0] * row, self.stride[1] * x.ld],
+                group_stride: c_in,
+            };
+            let shifts = (0..self.taps()).map(|tap| {
+                let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
+                let (rows, y) = self.reach(0, ky, oh);
+                let (cols, x_at) = self.reach(1, kx, ow);
+                (rows, cols, y * row as isize + x_at * x.ld as isize)
+            });
+            (side, shifts.collect())
+        };
+        if self.is_pointwise() {
+            // All images are one row of pixels.
+            let pixels = grid.iter().product();
+            grid = [1, 1, pixels];
+            dy_side.strides = [0, 0, dy.ld];
+            x_side.strides = [0, 0, x.ld];
+        }
+        // The side whose channels fill vectors better is the one that is loaded as vectors.
+        let (lanes, _) = geometry(isa());
+        let padded = |n: usize| n.next_multiple_of(lanes) as f64 / n as f64;
+        let x_as_rows = padded(dy_side.channels) * 1.02 < padded(x_side.channels);
+        let spans: Vec<Span> = shifts
+            .into_iter()
+            .map(|(rows, cols, shift)| {
+                let (rows, cols) = if self.is_pointwise() {
+                    (0..1, 0..grid[2])
+                } else {
+                    (rows, cols)
+                };
+                let (a_shift, b_shift) = if x_as_rows { (shift, 0) } else { (0, shift) };
+                Span {
+                    rows,
+                    cols,
+                    a_shift,
+                    b_shift,
+                }
+            })
+            .collect();
+        let (side_a, side_b) = if x_as_rows {
+            (x_side, dy_side)
+        } else {
+            (dy_side, x_side)
+        };
+        let outer = Outer {
+            a: side_a,
+            b: side_b,
+            groups,
+            images: grid[0],
+            rows: grid[1],
+            cols: grid[2],
+            taps: &spans,
+        };
+        if self.taps() == 1 && merged == 1 && !x_as_rows {
+            // SAFETY: the checks above cover all pixels; the spans keep taps inside the input.
+            unsafe { outer.run(dw) };
+            return Ok(());
+        }
+        let blocks = b.resize(groups * self.taps() * c_in * c_out);
+        // SAFETY: as above.
+        unsafe { outer.run(blocks) };
+        let kernel_rows = self.reads_kernel_rows();
+        // Where the element of tap, input and output channel of a merged group lies.
+        let at = |group: usize, tap: usize, i: usize, o: usize| match (x_as_rows, kernel_rows) {
+            (true, _) => ((group * self.taps() + tap) * c_in + i) * c_out + o,
+            (false, false) => ((group * self.taps() + tap) * c_out + o) * c_in + i,
+            (false, true) => {
+                let (ky, kx) = (tap / self.kernel[1], tap % self.kernel[1]);
+                (ky * c_out + o) * self.kernel[1] * c_in + kx * c_in + i
+            }
+        };
+        let blocks = &blocks[..];
+        let (per_in, per_out, taps) = (
+            self.c_in / self.groups,
+            self.c_out / self.groups,
+            self.taps(),
+        );
+        let filter = per_in * taps;
+        parallel_chunks_mut(dw, 16 * filter, |chunk, dw| {
+            // Sixteen filters side by side, since their elements lie side by side in one of the layouts.
+            for i in 0..per_in {
+                for tap in 0..taps {
+                    for (f, filter) in dw.chunks_exact_mut(filter).enumerate() {
+                        let o = chunk * 16 + f;
+                        let (group, o_in_group) = (o / c_out, o % c_out);
+                        let i_in_group = o / per_out % merged * per_in + i;
+                        filter[i * taps + tap] = blocks[at(group, tap, i_in_group, o_in_group)];
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Output positions along an axis for which tap `k` lies inside the input, and the input position of output 0.
+    pub(super) fn reach(
+        &self,
+        axis: usize,
+        k: usize,
+        output: usize,
+    ) -> (std::ops::Range<usize>, isize) {
+        let stride = self.stride[axis] as isize;
+        let at = (k * self.dilation[axis]) as isize - self.padding[axis] as isize;
+        let last = [self.h, self.w][axis] as isize - 1 - at;
+        let first = (-at).max(0).unsigned_abs().div_ceil(self.stride[axis]);
+        let end = if last < 0 {
+            0
+        } else {
+            (last / stride) as usize + 1
+        };
+        (first.min(output)..end.min(output), at)
+    }
+}
+
+/// out[c] = sum over rows of x[r][c]: the gradient of a bias. Rows are added in blocks of a fixed size, and the blocks in order.
+///
+/// # Errors
+///
+/// If a slice is too short or the row stride too small.
+pub fn column_sums(rows: usize, x: Matrix<'_>, out: &mut [f32]) -> Result<(), KernelError> {
+    const BLOCK: usize = 512;
+    let cols = out.len();
+    x.check("matrix to sum", rows, cols)?;
+    let blocks = rows.div_ceil(BLOCK);
+    let mut sums = vec![0.0f32; blocks * cols];
+    let shared = SharedMut::new(&mut sums);
+    parallel_for(blocks, |block| {
+        let rows = block * BLOCK..((block + 1) * BLOCK).min(rows);
+        // SAFETY: a part for each block.
+        let out = unsafe { shared.slice(block * cols, cols) };
+        dispatch(SumRows { x, rows, out });
+    });
+    out.fill(0.0);
+    let mut totals = vec![0.0f64; cols];
+    for block in sums.chunks_exact(cols.max(1)) {
+        totals
+            .iter_mut()
+            .zip(block)
+            .for_each(|(total, &sum)| *total += f64::from(sum));
+    }
+    out.iter_mut()
+        .zip(totals)
+        .for_each(|(out, total)| *out = total as f32);
+    Ok(())
+}
+
+struct SumRows<'a> {
+    x: Matrix<'a>,
+    rows: std::ops::Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl Kernel for SumRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let cols = self.out.len();
+        for row in self.rows {
+            let x = &self.x.data[row * self.x.ld..][..cols];
+            for (out, x) in self.out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+                let sum = s.add(s.load_slice(out), s.load_slice(x));
+                s.store_slice(out, sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Weights in the form that an algorithm reads, and the call that runs it.
+
+use super::depthwise::Depthwise;
+use super::indirect::Indirect;
+use super::winograd::{self, Size, Winograd};
+use super::{Algorithm, Conv2d, Pass};
+use crate::buffer::Scratch;
+use crate::epilogue::Epilogue;
+use crate::error::{KernelError, expect_len};
+use crate::matrix::{Matrix, MatrixMut};
+use crate::product::Output;
+use crate::simd::Isa;
+
+/// A convolution with its weights packed. `Send` and `Sync`: one object serves any number of threads.
+///
+/// Packing again (in training, after every step) reuses the memory.
+#[derive(Debug)]
+pub struct PackedConv {
+    shape: Conv2d,
+    /// Output height and width of the forward pass.
+    output: [usize; 2],
+    pass: Pass,
+    algorithm: Algorithm,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Indirect(Indirect),
+    Winograd(Winograd),
+    Depthwise(Depthwise),
+}
+
+impl PackedConv {
+    /// Packs `weight` (`[c_out, c_in / groups, kh, kw]`) for one pass of a convolution, with the algorithm that
+    /// [`Algorithm::choose`] names.
+    ///
+    /// # Errors
+    ///
+    /// If the shape is impossible or the weight has another length.
+    pub fn new(shape: &Conv2d, pass: Pass, weight: &[f32]) -> Result<Self, KernelError> {
+        Self::with_algorithm(shape, pass, Algorithm::choose(shape, pass), weight)
+    }
+
+    /// As [`PackedConv::new`], with a given algorithm.
+    ///
+    /// # Errors
+    ///
+    /// Also if the algorithm does not serve the shape.
+    pub fn with_algorithm(
+        shape: &Conv2d,
+        pass: Pass,
+        algorithm: Algorithm,
+        weight: &[f32],
+    ) -> Result<Self, KernelError> {
+        let output = shape.output_size()?;
+        if !algorithm.serves(shape, pass) {
+            return Err(KernelError::Shape {
+                what: "convolution",
+                why: format!(
+                    "{} does not serve the {pass:?} pass of {shape:?}",
+                    algorithm.name()
+                ),
+            });
+        }
+        let weights = match algorithm {
+            Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
+            Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
+            Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
+            Algorithm::Depthwise => Weights::Depthwise(Depthwise::new()),
+        };
+        let mut packed = PackedConv {
+            shape: *shape,
+            output,
+            pass,
+            algorithm,
+            weights,
+        };
+        packed.repack(weight)?;
+        Ok(packed)
+    }
+
+    /// Packs other weights for the same convolution, into the memory that is there.
+    ///
+    /// # Errors
+    ///
+    /// If the weight has another length than the shape says.
+    pub fn repack(&mut self, weight: &[f32]) -> Result<(), KernelError> {
+        expect_len("convolution weight", weight.len(), self.shape.weight_len())?;
+        match (&mut self.weights, self.pass) {
+            (Weights::Indirect(indirect), Pass::Forward) => {
+                let kernel_rows = self.algorithm == Algorithm::KernelRows;
+                indirect.pack_forward(&self.shape, self.output, weight, kernel_rows);
+            }
+            (Weights::Indirect(indirect), Pass::InputGradient) => {
+                indirect.pack_gradient(&self.shape, weight);
+            }
+            (Weights::Winograd(winograd), pass) => {
+                winograd.pack(&self.shape, weight, pass == Pass::Forward);
+            }
+            (Weights::Depthwise(depthwise), pass) => {
+                depthwise.pack(&self.shape, self.output, pass, weight);
+            }
+        }
+        Ok(())
+    }
+
+    /// The convolution's shape.
+    pub fn shape(&self) -> &Conv2d {
+        &self.shape
+    }
+
+    /// The algorithm in use.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The instruction set the weights are packed for.
+    pub fn isa(&self) -> Isa {
+        match &self.weights {
+            Weights::Indirect(indirect) => indirect.isa(),
+            Weights::Winograd(winograd) => winograd.isa(),
+            Weights::Depthwise(depthwise) => depthwise.isa(),
+        }
+    }
+
+    /// Runs the pass over `n` images (which need not be the shape's number).
+    ///
+    /// Forward: `x` is the input, `[n, h, w]` rows of `c_in`; `y` the output, `[n, oh, ow]` rows of `c_out`. Input gradient:
+    /// `x` is the output's gradient, `y` receives the input's. The epilogue's channels are those of `y`. Every element of
+    /// `y`'s rows is written; what lies between the rows is not touched.
+    ///
+    /// # Errors
+    ///
+    /// If a slice is too short or a row stride too small.
+    pub fn run(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        y: MatrixMut<'_>,
+        scratch: &mut Scratch,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(), KernelError> {
+        let shape = &self.shape;
+        let whole = [shape.h, shape.w];
+        let (input, output, c_in, c_out) = match self.pass {
+            Pass::Forward => (whole, self.output, shape.c_in, shape.c_out),
+            Pass::InputGradient => (self.output, whole, shape.c_out, shape.c_in),
+        };
+        let rows = n * output[0] * output[1];
+        x.check("convolution input", n * input[0] * input[1], c_in)?;
+        y.check("convolution output", rows, c_out)?;
+        epilogue.check(rows, c_out)?;
+        if n == 0 {
+            return Ok(());
+        }
+        let y = Output {
+            data: y.data.as_mut_ptr(),
+            ld: y.ld,
+        };
+        let post = epilogue.raw();
+        match &self.weights {
+            // SAFETY: the checks above cover every pixel and channel of input, output and epilogue.
+            Weights::Indirect(indirect) => unsafe {
+                indirect.run(shape, n, x, input, output, y, post, &mut scratch.a);
+            },
+            Weights::Winograd(winograd) => {
+                let [top, left, ..] = shape.padding;
+                let padding = match self.pass {
+                    Pass::Forward => [top, left],
+                    Pass::InputGradient => [2 - top, 2 - left],
+                };
+                let pass = winograd::Pass {
+                    n,
+                    x,
+                    input,
+                    output,
+                    padding,
+                    c_in,
+                    c_out,
+                    y,
+                    post,
+                };
+                // SAFETY: as above.
+                unsafe { winograd.run(&pass, [&mut scratch.a, &mut scratch.b]) };
+            }
+            // SAFETY: as above.
+            Weights::Depthwise(depthwise) => unsafe {
+                depthwise.run(n, c_in, x, input, output, y, post);
+            },
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! The transforms of Winograd's algorithm, vectorised over channels.
+
+use crate::epilogue::Post;
+use crate::product::Output;
+use crate::simd::Simd;
+
+/// The one-dimensional transforms; applied to rows and columns they make the two-dimensional ones.
+///
+/// Arrays are as long as the larger transform needs; the smaller one leaves their ends alone.
+pub(super) trait Transform: Copy + Default + Send + Sync {
+    /// Width of an input tile.
+    const IN: usize;
+    /// Width of an output tile.
+    const OUT: usize;
+
+    fn input<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6];
+    fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6];
+    fn output<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4];
+}
+
+/// F(2, 3), on the points 0, 1, -1 and infinity.
+#[derive(Clone, Copy, Default)]
+pub(super) struct F2;
+
+impl Transform for F2 {
+    const IN: usize = 4;
+    const OUT: usize = 2;
+
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+        let zero = s.zero();
+        [
+            s.sub(d[0], d[2]),
+            s.add(d[1], d[2]),
+            s.sub(d[2], d[1]),
+            s.sub(d[1], d[3]),
+            zero,
+            zero,
+        ]
+    }
+
+    #[inline(always)]
+    fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+        let half = s.splat(0.5);
+        let outer = s.mul(half, s.add(g[0], g[2]));
+        let plus = s.mul_add(half, g[1], outer);
+        let minus = s.neg_mul_add(half, g[1], outer);
+        [g[0], plus, minus, g[2], s.zero(), s.zero()]
+    }
+
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+        let zero = s.zero();
+        let first = s.add(m[0], s.add(m[1], m[2]));
+        let second = s.sub(s.sub(m[1], m[2]), m[3]);
+        [first, second, zero, zero]
+    }
+}
+
+/// F(4, 3), on the points 0, 1, -1, 2, -2 and infinity.
+#[derive(Clone, Copy, Default)]
+pub(super) struct F4;
+
+impl Transform for F4 {
+    const IN: usize = 6;
+    const OUT: usize = 4;
+
+    #[inline(always)]
+    fn input<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
+        let (two, four, five) = (s.splat(2.0), s.splat(4.0), s.splat(5.0));
+        let even = s.neg_mul_add(four, d[2], d[4]);
+        let odd = s.neg_mul_add(four, d[1], d[3]);
+        let inner = s.sub(d[4], d[2]);
+        let slope = s.mul(two, s.sub(d[3], d[1]));
+        [
+            s.mul_add(four, d[0], s.neg_mul_add(five, d[2], d[4])),
+            s.add(even, odd),
+            s.sub(even, odd),
+            s.add(inner, slope),
+            s.sub(inner, slope),
+            s.mul_add(four, d[1], s.neg_mul_add(five, d[3], d[5])),
+        ]
+    }
+
+    #[inline(always)]
+    fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
+        let sixth = s.splat(-1.0 / 6.0);
+        let outer = s.mul(sixth, s.add(g[0], g[2]));
+        let far = s.mul_add(s.splat(1.0 / 24.0), g[0], s.mul(s.splat(1.0 / 6.0), g[2]));
+        let twelfth = s.splat(1.0 / 12.0);
+        [
+            s.mul(s.splat(0.25), g[0]),
+            s.mul_add(sixth, g[1], outer),
+            s.neg_mul_add(sixth, g[1], outer),
+            s.mul_add(twelfth, g[1], far),
+            s.neg_mul_add(twelfth, g[1], far),
+            g[2],
+        ]
+    }
+
+    #[inline(always)]
+    fn output<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
+        let (sum1, dif1) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+        let (sum2, dif2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+        [
+            s.add(m[0], s.add(sum1, sum2)),
+            s.mul_add(s.splat(2.0), dif2, dif1),
+            s.mul_add(s.splat(4.0), sum2, sum1),
+            s.add(m[5], s.mul_add(s.splat(8.0), dif2, dif1)),
+        ]
+    }
+}
+
+/// Transforms `n` channels from `c` of a tile of pixels; number `p` goes to `v[p * plane + c]`.
+///
+/// # Safety
+///
+/// Every pixel must be readable for `c + n` floats, and the planes writable (whole vectors of them).
+#[inline(always)]
+pub(super) unsafe fn input_transform<S: Simd, T: Transform, const PARTIAL: bool>(
+    s: S,
+    pixels: &[[*const f32; 6]; 6],
+    c: usize,
+    n: usize,
+    v: *mut f32,
+    plane: usize,
+) {
+    let mut columns = [[s.zero(); 6]; 6];
+    for j in 0..T::IN {
+        let mut d = [s.zero(); 6];
+        for i in 0..T::IN {
+            // SAFETY: the caller's promise.
+            d[i] = unsafe {
+                if PARTIAL {
+                    s.load_n(pixels[i][j].add(c), n)
+                } else {
+                    s.load(pixels[i][j].add(c))
+                }
+            };
+        }
+        columns[j] = T::input(s, d);
+    }
+    for i in 0..T::IN {
+        let mut d = [s.zero(); 6];
+        for j in 0..T::IN {
+            d[j] = columns[j][i];
+        }
+        let out = T::input(s, d);
+        for j in 0..T::IN {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(v.add((i * T::IN + j) * plane + c), out[j]) };
+        }
+    }
+}
+
+/// Transforms a vector of 3 x 3 filters, whose taps lie `tap` floats apart; number `p` goes to `to[p * plane]`.
+///
+/// # Safety
+///
+/// All taps and all planes must be valid for a vector.
+#[inline(always)]
+pub(super) unsafe fn filter_transform<S: Simd, T: Transform>(
+    s: S,
+    from: *const f32,
+    tap: usize,
+    to: *mut f32,
+    plane: usize,
+) {
+    let mut columns = [[s.zero(); 6]; 3];
+    for j in 0..3 {
+        // SAFETY: the caller's promise.
+        let g = unsafe { [0, 1, 2].map(|i| from.add((i * 3 + j) * tap)) };
+        let mut d = [s.zero(); 3];
+        for i in 0..3 {
+            // SAFETY: the caller's promise.
+            d[i] = unsafe { s.load(g[i]) };
+        }
+        columns[j] = T::filter(s, d);
+    }
+    for i in 0..T::IN {
+        let out = T::filter(s, [columns[0][i], columns[1][i], columns[2][i]]);
+        for j in 0..T::IN {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(to.add((i * T::IN + j) * plane), out[j]) };
+        }
+    }
+}
+
+/// Transforms a vector of channels of a tile back, applies the epilogue and writes the `extent` of it that lies in the image.
+/// `place` is the tile's first pixel in the output and the output's width.
+///
+/// # Safety
+///
+/// The planes must be readable for a vector; output and post must be valid for these pixels and the channels `c..c + n`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn output_transform<S: Simd, T: Transform>(
+    s: S,
+    m: *const f32,
+    plane: usize,
+    y: Output,
+    post: &Post,
+    place: [usize; 2],
+    extent: [usize; 2],
+    c: usize,
+    n: usize,
+) {
+    let mut columns = [[s.zero(); 4]; 6];
+    for j in 0..T::IN {
+        let mut d = [s.zero(); 6];
+        for i in 0..T::IN {
+            // SAFETY: the caller's promise.
+            d[i] = unsafe { s.load(m.add((i * T::IN + j) * plane)) };
+        }
+        columns[j] = T::output(s, d);
+    }
+    let mut tile = [[s.zero(); 4]; 4];
+    for i in 0..T::OUT {
+        let mut d = [s.zero(); 6];
+        for j in 0..T::IN {
+            d[j] = columns[j][i];
+        }
+        tile[i] = T::output(s, d);
+    }
+    for (i, row) in tile.iter().enumerate().take(extent[0]) {
+        for (j, &x) in row.iter().enumerate().take(extent[1]) {
+            let pixel = place[0] + i * place[1] + j;
+            // SAFETY: the caller's promise.
+            unsafe {
+                let to = y.data.add(pixel * y.ld + c);
+                if n == S::LANES {
+                    s.store(to, post.apply::<S, false>(s, x, pixel, c, n));
+                } else {
+                    s.store_n(to, n, post.apply::<S, true>(s, x, pixel, c, n));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Winograd's minimal filtering for 3 x 3 kernels of stride 1: F(4x4, 3x3) and F(2x2, 3x3).
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. Each tile of the input becomes 36 (16) numbers per
+//! channel; one matrix product over the channels for each of them replaces 9 * 16 (9 * 4) multiplications by 36 (16).
+
+use super::Conv2d;
+use super::transform::{F2, F4, Transform, filter_transform, input_transform, output_transform};
+use crate::buffer::{AlignedBuf, with_local};
+use crate::epilogue::Post;
+use crate::matrix::Matrix;
+use crate::panels::{Packed, Panels, Source};
+use crate::pool::{SharedMut, parallel_for};
+use crate::product::{MatrixRows, Output, Product};
+use crate::simd::{Isa, Kernel, Simd, dispatch_on};
+
+/// Size of the output tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    F2,
+    F4,
+}
+
+impl Size {
+    /// Width of an output tile.
+    fn out(self) -> usize {
+        match self {
+            Size::F2 => F2::OUT,
+            Size::F4 => F4::OUT,
+        }
+    }
+
+    /// Products per tile.
+    fn planes(self) -> usize {
+        match self {
+            Size::F2 => F2::IN * F2::IN,
+            Size::F4 => F4::IN * F4::IN,
+        }
+    }
+}
+
+/// Whether the algorithm computes this shape.
+pub(super) fn serves(shape: &Conv2d) -> bool {
+    shape.kernel == [3, 3]
+        && shape.stride == [1, 1]
+        && shape.dilation == [1, 1]
+        && shape.groups == 1
+        && shape.padding.iter().all(|&p| p <= 2)
+}
+
+/// Transformed weights: a packed operand for each of a tile's numbers.
+#[derive(Debug)]
+pub(super) struct Winograd {
+    size: Size,
+    direct: Packed,
+    transformed: Packed,
+    zero: AlignedBuf,
+}
+
+/// What a pass reads and writes.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub n: usize,
+    pub x: Matrix<'a>,
+    /// Height and width of input and output.
+    pub input: [usize; 2],
+    pub output: [usize; 2],
+    /// Zeros above and left of the input.
+    pub padding: [usize; 2],
+    pub c_in: usize,
+    pub c_out: usize,
+    pub y: Output,
+    pub post: Post,
+}
+
+/// Floats that a row of a transformed plane is longer than its channels, so that planes do not collide in the caches.
+const SKEW: usize = 16;
+/// Bytes of transformed input and output that a thread works on at once: most of a second cache level.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Tiles that all threads work on together, where a block of one thread would be too small.
+const SHARED_TILES: usize = 288;
+
+/// How the tiles are cut. A function of the problem only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Each thread takes blocks of so many tiles from input to output.
+    Blocks(usize),
+    /// All threads transform so many tiles, then multiply, then transform back; transformed weights are read once for each.
+    Shared(usize),
+}
+
+fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
+    let per_tile = size.planes() * (c_in + c_out + 2 * SKEW) * size_of::<f32>();
+    let block = (BLOCK_BYTES / per_tile).min(48) / 6 * 6;
+    if block < 12 || tiles < 6 * block {
+        return Cut::Shared(tiles.div_ceil(tiles.div_ceil(SHARED_TILES)));
+    }
+    // Blocks of equal size.
+    Cut::Blocks(tiles.div_ceil(tiles.div_ceil(block)))
+}
+
+impl Winograd {
+    pub fn new(size: Size) -> Self {
+        let (direct, transformed) = (Packed::empty(), Packed::empty());
+        Winograd {
+            size,
+            direct,
+            transformed,
+            zero: AlignedBuf::new(),
+        }
+    }
+
+    /// Transforms the weight of a forward pass, or of the input gradient (turned by 180 degrees, channels exchanged).
+    pub fn pack(&mut self, shape: &Conv2d, weight: &[f32], forward: bool) {
+        let (c_in, c_out) = (shape.c_in, shape.c_out);
+        let (k, cols) = if forward {
+            (c_in, c_out)
+        } else {
+            (c_out, c_in)
+        };
+        const TURNED: [usize; 9] = [8, 7, 6, 5, 4, 3, 2, 1, 0];
+        const STRAIGHT: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+        self.direct.repack(cols, 1, |_| Source {
+            data: weight,
+            taps: if forward { &STRAIGHT } else { &TURNED },
+            tap_stride: 1,
+            channels: k,
+            channel_stride: if forward { 9 } else { c_in * 9 },
+            col_stride: if forward { c_in * 9 } else { 9 },
+        });
+        self.zero.resize(k).fill(0.0);
+        let panels = self.direct.panels;
+        let to = &mut self.transformed;
+        (to.panels, to.k, to.groups) = (panels, k, self.size.planes());
+        let plane = panels.padded() * k;
+        let shared = SharedMut::new(to.data.resize(to.groups * plane));
+        let direct = &self.direct;
+        let part = 16;
+        let parts = k.div_ceil(part);
+        parallel_for(panels.count * parts, |i| {
+            let (panel, first) = (panels.get(i / parts), i % parts * part);
+            let rows = first..(first + part).min(k);
+            let kernel = PackPart {
+                size: self.size,
+                from: direct.panel(0, &panel),
+                rows,
+                k,
+                width: panel.width,
+                to: &shared,
+                start: panel.col * k,
+                plane,
+            };
+            dispatch_on(panels.isa, kernel);
+        });
+    }
+
+    pub fn isa(&self) -> Isa {
+        self.transformed.panels.isa
+    }
+
+    /// Runs a pass.
+    ///
+    /// # Safety
+    ///
+    /// Input, output and post must cover `n` images of these sizes.
+    pub unsafe fn run(&self, pass: &Pass<'_>, shared: [&mut AlignedBuf; 2]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.size {
+                Size::F2 => self.run_sized::<F2>(pass, shared),
+                Size::F4 => self.run_sized::<F4>(pass, shared),
+            }
+        }
+    }
+
+    unsafe fn run_sized<T: Transform>(&self, pass: &Pass<'_>, [v, m]: [&mut AlignedBuf; 2]) {
+        let grid = pass.output.map(|n| n.div_ceil(T::OUT));
+        let tiles = pass.n * grid[0] * grid[1];
+        let panels = self.transformed.panels;
+        match cut(self.size, tiles, pass.c_in, pass.c_out) {
+            Cut::Blocks(block) => {
+                let blocks = tiles.div_ceil(block);
+                parallel_for(blocks, |i| {
+                    let range = i * tiles / blocks..(i + 1) * tiles / blocks;
+                    let planes = Planes::new(range.len(), pass, &panels);
+                    with_local(|local| {
+                        let v = local.a.resize(T::IN * T::IN * planes.v_plane);
+                        let m = local.b.resize(T::IN * T::IN * planes.m_plane);
+                        let (v, m) = (v.as_mut_ptr(), m.as_mut_ptr());
+                        let isa = panels.isa;
+                        let part = Part {
+                            pass,
+                            grid,
+                            tiles: range.clone(),
+                            first: range.start,
+                            planes,
+                            zero: &self.zero,
+                        };
+                        dispatch_on(
+                            isa,
+                            In::<T> {
+                                part: part.clone(),
+                                v,
+                                size: T::default(),
+                            },
+                        );
+                        let rows = MatrixRows {
+                            data: v,
+                            ld: planes.v_row,
+                            count: planes.tiles,
+                        };
+                        // SAFETY: planes of `tiles` rows of the operands' widths.
+                        unsafe { self.product(&rows, m, &planes).run_here() };
+                        dispatch_on(
+                            isa,
+                            Out::<T> {
+                                part,
+                                m,
+                                size: T::default(),
+                            },
+                        );
+                    });
+                });
+            }
+            Cut::Shared(block) => {
+                for start in (0..tiles).step_by(block) {
+                    let range = start..(start + block).min(tiles);
+                    let planes = Planes::new(range.len(), pass, &panels);
+                    let v = Raw(v.resize(T::IN * T::IN * planes.v_plane).as_mut_ptr());
+                    let m = Raw(m.resize(T::IN * T::IN * planes.m_plane).as_mut_ptr());
+                    let part = |tiles| Part {
+                        pass,
+                        grid,
+                        tiles,
+                        first: start,
+                        planes,
+                        zero: &self.zero,
+                    };
+                    let pieces = range.len().div_ceil(2);
+                    let piece = |i: usize| {
+                        start + i * range.len() / pieces..start + (i + 1) * range.len() / pieces
+                    };
+                    parallel_for(pieces, |i| {
+                        let v = v.pointer();
+                        dispatch_on(
+                            panels.isa,
+                            In::<T> {
+                                part: part(piece(i)),
+                                v,
+                                size: T::default(),
+                            },
+                        );
+                    });
+                    let rows = MatrixRows {
+                        data: v.pointer(),
+                        ld: planes.v_row,
+                        count: planes.tiles,
+                    };
+                    // SAFETY: as above.
+                    unsafe { self.product(&rows, m.pointer(), &planes).run() };
+                    parallel_for(pieces, |i| {
+                        let m = m.pointer();
+                        dispatch_on(
+                            panels.isa,
+                            Out::<T> {
+                                part: part(piece(i)),
+                                m,
+                                size: T::default(),
+                            },
+                        );
+                    });
+                }
+            }
+        }
+    }
+
+    /// The products of all planes: a group for each.
+    fn product<'a>(
+        &'a self,
+        rows: &'a MatrixRows,
+        m: *mut f32,
+        planes: &Planes,
+    ) -> Product<'a, MatrixRows> {
+        Product {
+            rows,
+            taps: 1,
+            weights: &self.transformed,
+            output: Output {
+                data: m,
+                ld: planes.m_row,
+            },
+            post: None,
+            accumulate: false,
+            group_steps: [planes.v_plane, planes.m_plane],
+        }
+    }
+}
+
+/// A pointer that chunks share, each using its own part.
+struct Raw(*mut f32);
+
+// SAFETY: see the type's description; the buffer outlives the job.
+unsafe impl Sync for Raw {}
+
+impl Raw {
+    fn pointer(&self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Where transformed tiles lie: number `p` of tile `t`, channel `c`, at `p * plane + t * row + c`.
+#[derive(Clone, Copy)]
+pub(super) struct Planes {
+    tiles: usize,
+    v_row: usize,
+    v_plane: usize,
+    m_row: usize,
+    m_plane: usize,
+}
+
+impl Planes {
+    fn new(tiles: usize, pass: &Pass<'_>, panels: &Panels) -> Self {
+        let v_row = pass.c_in.next_multiple_of(16) + SKEW;
+        let m_row = panels.padded() + SKEW;
+        Planes {
+            tiles,
+            v_row,
+            v_plane: tiles * v_row + SKEW,
+            m_row,
+            m_plane: tiles * m_row + SKEW,
+        }
+    }
+}
+
+/// Some tiles of a pass; `first` is the one at row 0 of the planes.
+#[derive(Clone)]
+struct Part<'a> {
+    pass: &'a Pass<'a>,
+    grid: [usize; 2],
+    tiles: std::ops::Range<usize>,
+    first: usize,
+    planes: Planes,
+    zero: &'a AlignedBuf,
+}
+
+impl Part<'_> {
+    /// Image, and first output row and column of a tile.
+    fn place(&self, tile: usize, out: usize) -> [usize; 3] {
+        let (row, col) = (tile / self.grid[1], tile % self.grid[1]);
+        [row / self.grid[0], row % self.grid[0] * out, col * out]
+    }
+}
+
+struct In<'a, T> {
+    part: Part<'a>,
+    v: *mut f32,
+    size: T,
+}
+
+impl<T: Transform> Kernel for In<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let _ = self.size;
+        let Part {
+            pass, ref planes, ..
+        } = self.part;
+        let [h, w] = pass.input;
+        let data = pass.x.data.as_ptr();
+        for tile in self.part.tiles.clone() {
+            let [image, y, x] = self.part.place(tile, T::OUT);
+            let mut pixels = [[self.part.zero.as_ptr(); 6]; 6];
+            for (i, row) in pixels.iter_mut().enumerate().take(T::IN) {
+                for (j, pixel) in row.iter_mut().enumerate().take(T::IN) {
+                    let (y, x) = (
+                        (y + i).wrapping_sub(pass.padding[0]),
+                        (x + j).wrapping_sub(pass.padding[1]),
+                    );
+                    if y < h && x < w {
+                        *pixel = data.wrapping_add(((image * h + y) * w + x) * pass.x.ld);
+                    }
+                }
+            }
+            let v = self.v.wrapping_add((tile - self.part.first) * planes.v_row);
+            let mut c = 0;
+            // SAFETY: pixels inside the image are readable for `c_in` floats (the caller of `run` promised), the zeros too; rows of
+            // `v` hold `c_in` floats and more.
+            unsafe {
+                while c + S::LANES <= pass.c_in {
+                    input_transform::<S, T, false>(s, &pixels, c, S::LANES, v, planes.v_plane);
+                    c += S::LANES;
+                }
+                if c < pass.c_in {
+                    input_transform::<S, T, true>(s, &pixels, c, pass.c_in - c, v, planes.v_plane);
+                }
+            }
+        }
+    }
+}
+
+struct Out<'a, T> {
+    part: Part<'a>,
+    m: *const f32,
+    size: T,
+}
+
+impl<T: Transform> Kernel for Out<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let _ = self.size;
+        let Part {
+            pass, ref planes, ..
+        } = self.part;
+        let [h, w] = pass.output;
+        for tile in self.part.tiles.clone() {
+            let [image, y, x] = self.part.place(tile, T::OUT);
+            let m = self.m.wrapping_add((tile - self.part.first) * planes.m_row);
+            let extent = [(h - y).min(T::OUT), (w - x).min(T::OUT)];
+            let first = (image * h + y) * w + x;
+            let mut c = 0;
+            while c < pass.c_out {
+                let n = (pass.c_out - c).min(S::LANES);
+                // SAFETY: rows of `m` hold whole vectors; the tile's pixels inside the image are writable for `c_out` floats by the
+                // promise of `run`'s caller, and no other tile covers them.
+                unsafe {
+                    output_transform::<S, T>(
+                        s,
+                        m.wrapping_add(c),
+                        planes.m_plane,
+                        pass.y,
+                        &pass.post,
+                        [first, w],
+                        extent,
+                        c,
+                        n,
+                    );
+                }
+                c += n;
+            }
+        }
+    }
+}
+
+/// Transforms some channels of a panel of packed 3 x 3 weights.
+struct PackPart<'a> {
+    size: Size,
+    from: &'a [f32],
+    rows: std::ops::Range<usize>,
+    k: usize,
+    width: usize,
+    to: &'a SharedMut<'a, f32>,
+    start: usize,
+    plane: usize,
+}
+
+impl Kernel for PackPart<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let planes = self.size.planes();
+        assert!(self.start + self.k * self.width + (planes - 1) * self.plane <= self.to.len());
+        assert!(self.from.len() >= 9 * self.k * self.width && self.rows.end <= self.k);
+        for row in self.rows.clone() {
+            for v in (0..self.width).step_by(S::LANES) {
+                let at = row * self.width + v;
+                let from = self.from[at..].as_ptr();
+                let to = self.to.as_mut_ptr().wrapping_add(self.start + at);
+                let tap = self.k * self.width;
+                // SAFETY: inside both buffers by the assertions; this part's rows are its own.
+                unsafe {
+                    match self.size {
+                        Size::F2 => filter_transform::<S, F2>(s, from, tap, to, self.plane),
+                        Size::F4 => filter_transform::<S, F4>(s, from, tap, to, self.plane),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rough times of the direct form and of both transforms, as functions of the shape, in units of a multiply-accumulate.
+pub(super) fn choose(
+    shape: &Conv2d,
+    output: [usize; 2],
+    c_in: usize,
+    c_out: usize,
+) -> Option<Size> {
+    if !serves(shape) || c_in < 16 || c_out < 16 {
+        return None;
+    }
+    let cost = |size: Size| {
+        let tiles = shape.n * output[0].div_ceil(size.out()) * output[1].div_ceil(size.out());
+        let products = tiles * size.planes() * c_in * c_out;
+        // Transforms move every number of a tile through the caches several times.
+        let transforms = 24 * tiles * size.planes() * (c_in + c_out);
+        // Transformed weights come from memory once, where the direct form reads a few times less.
+        let weights = 8 * size.planes() * c_in * c_out;
+        products + transforms + weights
+    };
+    let direct = shape.n * output[0] * output[1] * 9 * c_in * c_out + 8 * 9 * c_in * c_out;
+    let best = if cost(Size::F4) <= cost(Size::F2) {
+        Size::F4
+    } else {
+        Size::F2
+    };
+    (cost(best) < direct).then_some(best)
+}

@@ -1,0 +1,256 @@
+//! What happens to a product before it is written: scale, bias, residual addition, activation.
+
+use crate::error::{KernelError, expect_len};
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::vmath;
+
+/// An element-wise function.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Activation {
+    /// x
+    #[default]
+    None,
+    /// max(x, 0)
+    Relu,
+    /// min(max(x, 0), 6)
+    Relu6,
+    /// x where positive, else this slope times x
+    LeakyRelu(f32),
+    /// x / (1 + e^-x)
+    Silu,
+    /// x relu6(x + 3) / 6
+    HardSwish,
+    /// relu6(x + 3) / 6
+    HardSigmoid,
+    /// 1 / (1 + e^-x)
+    Sigmoid,
+    /// tanh x
+    Tanh,
+    /// x Phi(x), with the error function
+    Gelu,
+    /// the tanh approximation of GELU
+    GeluTanh,
+}
+
+impl Activation {
+    /// Applies the function to a vector.
+    #[inline(always)]
+    pub fn apply<S: Simd>(self, s: S, x: S::V) -> S::V {
+        match self {
+            Activation::None => x,
+            Activation::Relu => s.max(s.zero(), x),
+            Activation::Relu6 => s.min(s.splat(6.0), s.max(s.zero(), x)),
+            Activation::LeakyRelu(slope) => {
+                s.select(s.lt(x, s.zero()), s.mul(x, s.splat(slope)), x)
+            }
+            Activation::Silu => vmath::silu(s, x),
+            Activation::HardSwish => vmath::hard_swish(s, x),
+            Activation::HardSigmoid => vmath::hard_sigmoid(s, x),
+            Activation::Sigmoid => vmath::sigmoid(s, x),
+            Activation::Tanh => vmath::tanh(s, x),
+            Activation::Gelu => vmath::gelu(s, x),
+            Activation::GeluTanh => vmath::gelu_tanh(s, x),
+        }
+    }
+
+    /// Applies the function to every element of a slice, on the calling thread.
+    pub fn apply_slice(self, x: &mut [f32]) {
+        dispatch(ApplySlice(self, x));
+    }
+
+    /// The bounds of a clamp, for those functions that are one.
+    pub(crate) fn clamp(self) -> Option<(f32, f32)> {
+        match self {
+            Activation::None => Some((f32::NEG_INFINITY, f32::INFINITY)),
+            Activation::Relu => Some((0.0, f32::INFINITY)),
+            Activation::Relu6 => Some((0.0, 6.0)),
+            _ => None,
+        }
+    }
+}
+
+struct ApplySlice<'a>(Activation, &'a mut [f32]);
+
+impl Kernel for ApplySlice<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for part in self.1.chunks_mut(S::LANES) {
+            let x = s.load_slice(part);
+            s.store_slice(part, self.0.apply(s, x));
+        }
+    }
+}
+
+/// Where a residual is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResidualPosition {
+    /// y = act(product + residual), as in ResNet.
+    BeforeActivation,
+    /// y = act(product) + residual, as in a pre-activation network.
+    AfterActivation,
+}
+
+/// A tensor of the output's shape that is added to the output.
+#[derive(Clone, Copy, Debug)]
+pub struct Residual<'a> {
+    /// Its elements; row `r`, column `c` is element `r * ld + c`.
+    pub data: &'a [f32],
+    /// Floats from one row (pixel) to the next.
+    pub ld: usize,
+    /// Before or after the activation.
+    pub position: ResidualPosition,
+}
+
+/// y = act(scale * product + bias + residual), or with the residual after the activation.
+///
+/// `scale` and `bias` have one value per output channel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Factor per output channel (a folded batch norm).
+    pub scale: Option<&'a [f32]>,
+    /// Summand per output channel.
+    pub bias: Option<&'a [f32]>,
+    /// Tensor to add.
+    pub residual: Option<Residual<'a>>,
+    /// Function to apply.
+    pub activation: Activation,
+}
+
+impl<'a> Epilogue<'a> {
+    /// The product as it is.
+    pub const NONE: Epilogue<'static> = Epilogue {
+        scale: None,
+        bias: None,
+        residual: None,
+        activation: Activation::None,
+    };
+
+    /// A bias and an activation.
+    pub fn bias_activation(bias: Option<&'a [f32]>, activation: Activation) -> Self {
+        Epilogue {
+            bias,
+            activation,
+            ..Epilogue::NONE
+        }
+    }
+
+    /// Checks the lengths against an output of `rows` x `cols`.
+    pub(crate) fn check(&self, rows: usize, cols: usize) -> Result<(), KernelError> {
+        if let Some(scale) = self.scale {
+            expect_len("epilogue scale", scale.len(), cols)?;
+        }
+        if let Some(bias) = self.bias {
+            expect_len("epilogue bias", bias.len(), cols)?;
+        }
+        if let Some(residual) = self.residual {
+            crate::error::expect_rows("residual", residual.data.len(), rows, cols, residual.ld)?;
+        }
+        Ok(())
+    }
+
+    /// The form that tiles use.
+    pub(crate) fn raw(&self) -> Post {
+        let (lo, hi) = self
+            .activation
+            .clamp()
+            .unwrap_or((f32::NEG_INFINITY, f32::INFINITY));
+        let after = self
+            .residual
+            .is_some_and(|r| r.position == ResidualPosition::AfterActivation);
+        // A residual after "no activation" is the same as one before it.
+        let after = after && self.activation != Activation::None;
+        let in_tile = self.activation.clamp().is_some() && !after;
+        Post {
+            scale: self.scale.map_or(std::ptr::null(), <[f32]>::as_ptr),
+            bias: self.bias.map_or(std::ptr::null(), <[f32]>::as_ptr),
+            residual: self.residual.map_or(std::ptr::null(), |r| r.data.as_ptr()),
+            ld_residual: self.residual.map_or(0, |r| r.ld),
+            lo: if in_tile { lo } else { f32::NEG_INFINITY },
+            hi: if in_tile { hi } else { f32::INFINITY },
+            late: if in_tile {
+                Activation::None
+            } else {
+                self.activation
+            },
+            residual_late: after,
+        }
+    }
+}
+
+/// Loads a vector, of which the first `n` lanes count if `PARTIAL`.
+///
+/// # Safety
+///
+/// `p` must be readable for `n` floats, or for a vector where not partial.
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { if PARTIAL { s.load_n(p, n) } else { s.load(p) } }
+}
+
+/// An [`Epilogue`] whose slices are checked, as pointers (null for "none").
+#[derive(Clone, Copy)]
+pub(crate) struct Post {
+    pub scale: *const f32,
+    pub bias: *const f32,
+    pub residual: *const f32,
+    pub ld_residual: usize,
+    /// Bounds applied in registers.
+    pub lo: f32,
+    pub hi: f32,
+    /// What is applied in a second pass over a tile that is still in the first cache level.
+    pub late: Activation,
+    pub residual_late: bool,
+}
+
+// SAFETY: the pointers come from shared slices that outlive the job, and are only read.
+unsafe impl Send for Post {}
+// SAFETY: as above.
+unsafe impl Sync for Post {}
+
+impl Post {
+    /// Applies everything to `n` columns from `col` of output row `row`; all lanes count unless `PARTIAL`.
+    ///
+    /// # Safety
+    ///
+    /// The pointers must be valid for this row and these columns.
+    #[inline(always)]
+    pub unsafe fn apply<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        x: S::V,
+        row: usize,
+        col: usize,
+        n: usize,
+    ) -> S::V {
+        let mut x = x;
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !self.scale.is_null() {
+                x = s.mul(x, load::<S, PARTIAL>(s, self.scale.add(col), n));
+            }
+            if !self.bias.is_null() {
+                x = s.add(x, load::<S, PARTIAL>(s, self.bias.add(col), n));
+            }
+            let residual = self.residual.wrapping_add(row * self.ld_residual + col);
+            let has_residual = !self.residual.is_null();
+            if has_residual && !self.residual_late {
+                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
+            }
+            x = s.min(s.splat(self.hi), s.max(s.splat(self.lo), x));
+            if self.late != Activation::None {
+                x = self.late.apply(s, x);
+            }
+            if has_residual && self.residual_late {
+                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
+            }
+        }
+        x
+    }
+
+    pub fn has_late_pass(&self) -> bool {
+        self.residual_late || self.late != Activation::None
+    }
+}

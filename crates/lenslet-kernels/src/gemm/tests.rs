@@ -1,0 +1,269 @@
+use super::*;
+use crate::epilogue::{Activation, Residual, ResidualPosition};
+use crate::testing::{assert_close, poisoned, random, sum_tolerance, with_each_isa};
+use proptest::prelude::*;
+
+/// a [m, k] times b(k, n), in f64.
+fn reference(m: usize, k: usize, n: usize, a: Matrix, b: impl Fn(usize, usize) -> f32) -> Vec<f64> {
+    let mut c = vec![0.0; m * n];
+    for i in 0..m {
+        for j in 0..n {
+            c[i * n + j] = (0..k)
+                .map(|l| f64::from(a.data[i * a.ld + l]) * f64::from(b(l, j)))
+                .sum();
+        }
+    }
+    c
+}
+
+fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::LeakyRelu(slope) => {
+            if x < 0.0 {
+                x * f64::from(slope)
+            } else {
+                x
+            }
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::HardSwish => x * (x + 3.0).clamp(0.0, 6.0) / 6.0,
+        Activation::HardSigmoid => (x + 3.0).clamp(0.0, 6.0) / 6.0,
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+        // The error function is tested with the vector functions; here the tanh form is near enough.
+        Activation::Gelu | Activation::GeluTanh => {
+            0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x * x * x)).tanh())
+        }
+    }
+}
+
+/// The compact columns of a strided matrix, after checking that nothing was written between its rows.
+fn compact(data: &[f32], rows: usize, cols: usize, ld: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (i, row) in data.chunks(ld).take(rows).enumerate() {
+        out.extend_from_slice(&row[..cols]);
+        assert!(
+            row[cols..].iter().all(|x| x.is_nan()),
+            "row {i} was written beyond its columns"
+        );
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn products_match_the_reference(
+        m in 1usize..40, k in 0usize..90, n in 1usize..140,
+        pads in [0usize..5, 0usize..5, 0usize..5], transposed: bool, seed: u64,
+    ) {
+        with_each_isa(|isa| {
+            let (lda, ldc) = (k + pads[0], n + pads[1]);
+            let a = random(m * lda, seed);
+            let (order, ldb) = if transposed { (Order::Transposed, k + pads[2]) } else { (Order::RowMajor, n + pads[2]) };
+            let b = random(k.max(n) * ldb.max(1), seed ^ 1);
+            let at = |l: usize, j: usize| if transposed { b[j * ldb + l] } else { b[l * ldb + j] };
+            let a = Matrix::new(&a, lda);
+            let want = reference(m, k, n, a, at);
+            let packed = PackedMatrix::new(Matrix::new(&b, ldb), order, k, n).unwrap();
+            assert_eq!(packed.isa(), isa);
+            let mut c = poisoned(m * ldc);
+            packed.multiply(m, a, MatrixMut::new(&mut c, ldc), &Epilogue::NONE).unwrap();
+            assert_close("product", &compact(&c, m, n, ldc), &want, sum_tolerance(k));
+            packed.multiply_add(m, a, MatrixMut::new(&mut c, ldc)).unwrap();
+            let twice: Vec<f64> = want.iter().map(|x| 2.0 * x).collect();
+            assert_close("added product", &compact(&c, m, n, ldc), &twice, 2.0 * sum_tolerance(k));
+        });
+    }
+
+    #[test]
+    fn transposed_products_match_the_reference(
+        rows in 1usize..600, m in 1usize..50, n in 1usize..90, pads in [0usize..5, 0usize..5], seed: u64,
+    ) {
+        with_each_isa(|_| {
+            let (lda, ldb) = (m + pads[0], n + pads[1]);
+            let (a, b) = (random(rows * lda, seed), random(rows * ldb, seed ^ 1));
+            let mut want = vec![0.0f64; m * n];
+            for p in 0..rows {
+                for i in 0..m {
+                    for j in 0..n {
+                        want[i * n + j] += f64::from(a[p * lda + i]) * f64::from(b[p * ldb + j]);
+                    }
+                }
+            }
+            let mut c = poisoned(m * n);
+            transposed_product(rows, Matrix::new(&a, lda), m, Matrix::new(&b, ldb), n, &mut c).unwrap();
+            assert_close("transposed product", &c, &want, sum_tolerance(rows));
+        });
+    }
+
+    #[test]
+    fn batches_match_the_reference(
+        batch in 1usize..5, m in 1usize..20, k in 1usize..40, n in 1usize..40, transposed: bool, seed: u64,
+    ) {
+        with_each_isa(|_| {
+            // Operands side by side within rows, as the heads of an attention layer are.
+            let a = random(m * batch * k, seed);
+            let a_layout = Batch { step: k, ld: batch * k };
+            let (order, rows, cols) = if transposed { (Order::Transposed, n, k) } else { (Order::RowMajor, k, n) };
+            let b = random(batch * rows * cols, seed ^ 1);
+            let b_layout = Batch { step: rows * cols, ld: cols };
+            let mut c = poisoned(m * batch * n);
+            let c_layout = Batch { step: n, ld: batch * n };
+            let shape = BatchedShape { batch, m, k, n };
+            batched_product(shape, 0.5, &a, a_layout, &b, order, b_layout, &mut c, c_layout).unwrap();
+            for i in 0..batch {
+                let b = &b[i * rows * cols..];
+                let at = |l: usize, j: usize| 0.5 * if transposed { b[j * cols + l] } else { b[l * cols + j] };
+                let want = reference(m, k, n, Matrix::new(&a[i * k..], batch * k), at);
+                let got: Vec<f32> = c.chunks(batch * n).flat_map(|row| &row[i * n..][..n]).copied().collect();
+                assert_close("batched product", &got, &want, sum_tolerance(k));
+            }
+        });
+    }
+}
+
+#[test]
+fn every_epilogue() {
+    let (m, k, n, ldr) = (17, 30, 75, 80);
+    let a = random(m * k, 1);
+    let b = random(k * n, 2);
+    let (scale, bias, residual) = (random(n, 3), random(n, 4), random(m * ldr, 5));
+    let product = reference(m, k, n, Matrix::new(&a, k), |l, j| b[l * n + j]);
+    let activations = [
+        Activation::None,
+        Activation::Relu,
+        Activation::Relu6,
+        Activation::LeakyRelu(0.1),
+        Activation::Silu,
+        Activation::HardSwish,
+        Activation::HardSigmoid,
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Gelu,
+        Activation::GeluTanh,
+    ];
+    with_each_isa(|_| {
+        let packed = PackedMatrix::new(Matrix::new(&b, n), Order::RowMajor, k, n).unwrap();
+        for activation in activations {
+            for choice in 0..12 {
+                let position = match choice % 3 {
+                    0 => None,
+                    1 => Some(ResidualPosition::BeforeActivation),
+                    _ => Some(ResidualPosition::AfterActivation),
+                };
+                let epilogue = Epilogue {
+                    scale: (choice / 3 % 2 == 1).then_some(&scale[..]),
+                    bias: (choice / 6 == 1).then_some(&bias[..]),
+                    residual: position.map(|position| Residual {
+                        data: &residual,
+                        ld: ldr,
+                        position,
+                    }),
+                    activation,
+                };
+                let want: Vec<f64> = (0..m * n)
+                    .map(|i| {
+                        let (row, col) = (i / n, i % n);
+                        let mut x = product[i];
+                        x *= epilogue.scale.map_or(1.0, |s| f64::from(s[col]));
+                        x += epilogue.bias.map_or(0.0, |b| f64::from(b[col]));
+                        let r = f64::from(residual[row * ldr + col]);
+                        match position {
+                            None => activate(activation, x),
+                            Some(ResidualPosition::BeforeActivation) => activate(activation, x + r),
+                            Some(ResidualPosition::AfterActivation) => activate(activation, x) + r,
+                        }
+                    })
+                    .collect();
+                let mut c = poisoned(m * n);
+                packed
+                    .multiply(m, Matrix::new(&a, k), MatrixMut::new(&mut c, n), &epilogue)
+                    .unwrap();
+                // The two forms of GELU differ by up to 5e-4.
+                let extra = if activation == Activation::Gelu {
+                    6e-4
+                } else {
+                    1e-6
+                };
+                assert_close(
+                    &format!("{activation:?}, choice {choice}"),
+                    &c,
+                    &want,
+                    sum_tolerance(k) + extra,
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let (m, k, n) = (300, 64, 130);
+    let (a, b) = (random(m * k, 1), random(k * n, 2));
+    let run = || {
+        let packed = PackedMatrix::new(Matrix::new(&b, n), Order::RowMajor, k, n).unwrap();
+        let mut c = poisoned(m * n);
+        packed
+            .multiply(
+                m,
+                Matrix::new(&a, k),
+                MatrixMut::new(&mut c, n),
+                &Epilogue::NONE,
+            )
+            .unwrap();
+        let mut d = poisoned(k * n);
+        transposed_product(m, Matrix::new(&a, k), k, Matrix::new(&c, n), n, &mut d).unwrap();
+        (c, d)
+    };
+    with_each_isa(|_| {
+        crate::pool::set_num_threads(1);
+        let one = run();
+        for threads in [2, 3, 5] {
+            crate::pool::set_num_threads(threads);
+            assert_eq!(run(), one);
+        }
+        crate::pool::set_num_threads(0);
+    });
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let b = random(12, 1);
+    assert!(PackedMatrix::new(Matrix::new(&b, 4), Order::RowMajor, 4, 4).is_err());
+    assert!(PackedMatrix::new(Matrix::new(&b, 3), Order::RowMajor, 3, 4).is_err());
+    let packed = PackedMatrix::new(Matrix::new(&b, 4), Order::RowMajor, 3, 4).unwrap();
+    assert_eq!(packed.shape(), [3, 4]);
+    let mut c = vec![0.0; 8];
+    let a = random(5, 2);
+    let none = &Epilogue::NONE;
+    let error = packed
+        .multiply(2, Matrix::new(&a, 3), MatrixMut::new(&mut c, 4), none)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "left-hand matrix: expected 6 elements, found 5"
+    );
+    let a = random(6, 2);
+    assert!(
+        packed
+            .multiply(2, Matrix::new(&a, 3), MatrixMut::new(&mut c[..7], 4), none)
+            .is_err()
+    );
+    let short = Epilogue::bias_activation(Some(&b[..3]), Activation::None);
+    assert!(
+        packed
+            .multiply(2, Matrix::new(&a, 3), MatrixMut::new(&mut c, 4), &short)
+            .is_err()
+    );
+    packed
+        .multiply(2, Matrix::new(&a, 3), MatrixMut::new(&mut c, 4), none)
+        .unwrap();
+    packed
+        .multiply(0, Matrix::new(&[], 3), MatrixMut::new(&mut [], 4), none)
+        .unwrap();
+}

@@ -1,0 +1,340 @@
+//! The driver above the tiles: cuts a product into chunks, builds row pointers, walks panels and blocks of the reduction.
+
+use crate::buffer::{Local, with_local};
+use crate::epilogue::Post;
+use crate::panels::Packed;
+use crate::pool::parallel_for;
+use crate::simd::{Kernel, Simd, dispatch_on};
+use crate::tile::{Tile, run_late, run_tile};
+
+/// Where the rows of the left operand lie and which output row each one makes.
+pub(crate) trait Rows: Sync {
+    /// How many rows there are.
+    fn count(&self) -> usize;
+
+    /// Describes rows `first..first + rows`: pointers to `a[tap * rows + row]`, output row numbers to `outputs[row]`.
+    ///
+    /// Each pointer is valid for reading the product's `k_per_tap` floats of every group (groups lie side by side).
+    fn fill(&self, first: usize, a: &mut [*const f32], outputs: &mut [usize]);
+}
+
+/// Rows `ld` floats apart, each making the output row of the same number.
+pub(crate) struct MatrixRows {
+    pub data: *const f32,
+    pub ld: usize,
+    pub count: usize,
+}
+
+// SAFETY: the pointer comes from a shared slice that outlives the job, and is only read.
+unsafe impl Sync for MatrixRows {}
+
+impl Rows for MatrixRows {
+    fn count(&self) -> usize {
+        self.count
+    }
+    fn fill(&self, first: usize, a: &mut [*const f32], outputs: &mut [usize]) {
+        for (i, (a, output)) in a.iter_mut().zip(outputs).enumerate() {
+            *a = self.data.wrapping_add((first + i) * self.ld);
+            *output = first + i;
+        }
+    }
+}
+
+/// Output: row `r`, column `c` is element `r * ld + c`.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub data: *mut f32,
+    pub ld: usize,
+}
+
+// SAFETY: chunks of a product write disjoint elements; the slice behind the pointer outlives the job.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+/// output = post(rows x weights), group by group.
+pub(crate) struct Product<'a, R> {
+    pub rows: &'a R,
+    pub taps: usize,
+    pub weights: &'a Packed,
+    pub output: Output,
+    pub post: Option<Post>,
+    pub accumulate: bool,
+    /// How far apart groups lie in the rows and in the output: for a convolution the channels of a group, side by side.
+    pub group_steps: [usize; 2],
+}
+
+/// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
+const CHUNK: usize = 1 << 20;
+/// Rows of a chunk at most: their pointers and data stay in the second cache level.
+const CHUNK_ROWS: usize = 192;
+/// Length of the reduction that is walked at once: a slice of a panel takes 256 KB.
+const BLOCK_K: usize = 1024;
+
+/// How a product is cut. A function of the problem only, never of the number of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub row_blocks: usize,
+    /// Groups of panels (over all convolution groups).
+    pub panel_blocks: usize,
+}
+
+/// Chooses the cut for `rows` x `k` times `panels` panels of altogether `n` columns.
+pub(crate) fn cut(rows: usize, k: usize, n: usize, panels: usize, tile_rows: usize) -> Cut {
+    let total = rows.saturating_mul(k.max(1)).saturating_mul(n);
+    let wanted = (total / CHUNK).clamp(1, 64);
+    let row_blocks = rows.div_ceil(CHUNK_ROWS).max(1);
+    let panel_blocks = wanted.div_ceil(row_blocks).min(panels).max(1);
+    // Too few panels: cut the rows finer, down to two tiles.
+    let finest = rows.div_ceil(2 * tile_rows).max(1);
+    let row_blocks = row_blocks.max(wanted.div_ceil(panel_blocks).min(finest));
+    Cut {
+        row_blocks,
+        panel_blocks,
+    }
+}
+
+impl<R: Rows> Product<'_, R> {
+    /// Runs it on all threads.
+    ///
+    /// # Safety
+    ///
+    /// The row pointers must be readable as [`Rows::fill`] says, the output writable at every output row for
+    /// its groups' columns by nobody else, and the post's pointers readable for these rows and columns.
+    pub unsafe fn run(&self) {
+        let panels = self.weights.panels;
+        let all_panels = panels.count * self.weights.groups;
+        let rows = self.rows.count();
+        if rows == 0 || all_panels == 0 {
+            return;
+        }
+        let n = panels.n * self.weights.groups;
+        let cut = cut(rows, self.weights.k, n, all_panels, panels.tile_rows());
+        parallel_for(cut.row_blocks * cut.panel_blocks, |i| {
+            let (row, panel) = (i / cut.panel_blocks, i % cut.panel_blocks);
+            let chunk = Chunk {
+                product: self,
+                rows: row * rows / cut.row_blocks..(row + 1) * rows / cut.row_blocks,
+                panels: panel * all_panels / cut.panel_blocks
+                    ..(panel + 1) * all_panels / cut.panel_blocks,
+            };
+            dispatch_on(panels.isa, chunk);
+        });
+    }
+
+    /// Runs it on the calling thread.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Product::run`].
+    pub unsafe fn run_here(&self) {
+        let all_panels = self.weights.panels.count * self.weights.groups;
+        let chunk = Chunk {
+            product: self,
+            rows: 0..self.rows.count(),
+            panels: 0..all_panels,
+        };
+        dispatch_on(self.weights.panels.isa, chunk);
+    }
+}
+
+struct Chunk<'a, R> {
+    product: &'a Product<'a, R>,
+    rows: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+}
+
+impl<R: Rows> Kernel for Chunk<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        if !self.rows.is_empty() {
+            with_local(|local| self.run_with(s, local));
+        }
+    }
+}
+
+impl<R: Rows> Chunk<'_, R> {
+    fn run_with<S: Simd>(&self, s: S, local: &mut Local) {
+        let product = self.product;
+        let (panels, taps) = (product.weights.panels, product.taps);
+        let per_tap = product.weights.k / taps.max(1);
+        let count = self.rows.len();
+        // Tiles of equal height, give or take one row: a last tile of one row would run at a fraction of the speed.
+        let tiles = count.div_ceil(panels.tile_rows());
+        let tile_rows = |tile: usize| tile * count / tiles..(tile + 1) * count / tiles;
+        local.rows.resize(count * taps, std::ptr::null());
+        local.outputs.resize(count, 0);
+        for tile in 0..tiles {
+            let range = tile_rows(tile);
+            product.rows.fill(
+                self.rows.start + range.start,
+                &mut local.rows[range.start * taps..range.end * taps],
+                &mut local.outputs[range],
+            );
+        }
+        for index in self.panels.clone() {
+            let (group, panel) = (index / panels.count, panels.get(index % panels.count));
+            let weights = product.weights.panel(group, &panel);
+            let first_col = group * product.group_steps[1] + panel.col;
+            for block in Blocks::new(taps, per_tap) {
+                let last = block.last;
+                let b = weights[block.k_start * panel.width..].as_ptr();
+                for tile in 0..tiles {
+                    let range = tile_rows(tile);
+                    let mr = range.len();
+                    let tile = Tile {
+                        rows: local.rows[range.start * taps + block.tap * mr..].as_ptr(),
+                        taps: block.taps,
+                        k: block.k,
+                        offset: group * product.group_steps[0] + block.offset,
+                        b,
+                        ldb: panel.width,
+                        c: product.output.data.wrapping_add(first_col),
+                        ldc: product.output.ld,
+                        outputs: local.outputs[range.start..].as_ptr(),
+                        cols: panel.cols,
+                        accumulate: product.accumulate || block.k_start > 0,
+                        post: if last { product.post.as_ref() } else { None },
+                        first_col,
+                    };
+                    // SAFETY: the tables hold the tile's rows for all taps; the packed panel holds `k` rows of `width` floats;
+                    // the rest is what the caller of `run` promised.
+                    unsafe {
+                        run_tile(s, mr, panel.vectors, &tile);
+                        if last && product.post.is_some_and(|post| post.has_late_pass()) {
+                            run_late(s, mr, &tile);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pieces of the reduction over `[taps][k]`: whole taps where they are short, parts of one tap where it is long.
+struct Blocks {
+    taps: usize,
+    k: usize,
+    taps_at_once: usize,
+    k_at_once: usize,
+    tap: usize,
+    offset: usize,
+}
+
+struct Block {
+    tap: usize,
+    taps: usize,
+    offset: usize,
+    k: usize,
+    /// Rows of the panel before this block.
+    k_start: usize,
+    last: bool,
+}
+
+impl Blocks {
+    fn new(taps: usize, k: usize) -> Self {
+        // Even parts, none longer than BLOCK_K by more than half.
+        let parts =
+            |whole: usize, most: usize| whole.div_ceil((whole + most / 2).div_euclid(most).max(1));
+        let (taps_at_once, k_at_once) = if k == 0 {
+            (taps, 0)
+        } else if k <= BLOCK_K {
+            (parts(taps, (BLOCK_K / k).max(1)), k)
+        } else {
+            (1, parts(k, BLOCK_K))
+        };
+        Blocks {
+            taps,
+            k,
+            taps_at_once: taps_at_once.max(1),
+            k_at_once,
+            tap: 0,
+            offset: 0,
+        }
+    }
+}
+
+impl Iterator for Blocks {
+    type Item = Block;
+
+    fn next(&mut self) -> Option<Block> {
+        if self.tap >= self.taps {
+            return None;
+        }
+        let taps = self.taps_at_once.min(self.taps - self.tap);
+        let k = self.k_at_once.min(self.k - self.offset);
+        let mut block = Block {
+            tap: self.tap,
+            taps,
+            offset: self.offset,
+            k,
+            k_start: self.tap * self.k + self.offset,
+            last: false,
+        };
+        self.offset += k;
+        if self.offset >= self.k {
+            self.offset = 0;
+            self.tap += taps;
+        }
+        block.last = self.tap >= self.taps;
+        Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_reduction_once() {
+        for (taps, k) in [
+            (1, 1),
+            (9, 64),
+            (9, 512),
+            (9, 1025),
+            (1, 25088),
+            (3, 21),
+            (49, 3),
+            (2, 1024),
+            (1, 1500),
+        ] {
+            let mut next = 0;
+            let mut ended = false;
+            for block in Blocks::new(taps, k) {
+                assert!(!ended);
+                assert_eq!(block.k_start, next);
+                assert!(block.taps == 1 || (block.offset == 0 && block.k == k));
+                next += block.taps * block.k;
+                ended = block.last;
+            }
+            assert!(ended);
+            assert_eq!(next, taps * k, "{taps} x {k}");
+        }
+    }
+
+    #[test]
+    fn cuts_keep_large_chunks() {
+        // A small layer stays whole, a large one gives every thread something.
+        assert_eq!(
+            cut(49, 64, 64, 1, 6),
+            Cut {
+                row_blocks: 1,
+                panel_blocks: 1
+            }
+        );
+        let resnet = cut(3136, 64, 64, 1, 6);
+        assert!(resnet.row_blocks >= 12 && resnet.panel_blocks == 1);
+        let wide = cut(49, 512, 2048, 32, 6);
+        assert!(wide.panel_blocks == 32 && wide.row_blocks <= 2);
+        let single = cut(1, 25088, 4096, 64, 6);
+        assert_eq!(
+            single,
+            Cut {
+                row_blocks: 1,
+                panel_blocks: 64
+            }
+        );
+    }
+}

@@ -1,0 +1,358 @@
+//! The register tile: a few rows times a panel of columns, reduced over taps and channels.
+//!
+//! One kernel serves linear layers, every convolution, Winograd's products and attention. Its rows are pointers (one per
+//! tap and row), so that a convolution reads its input in place; its columns are one panel of packed weights, or of a
+//! row-major matrix. On AVX-512 the tile is 6 rows by 4 vectors or 8 by 3: more than 8 rows collide in the first cache level where
+//! the row stride is a power of two.
+
+use crate::epilogue::{Post, load};
+use crate::simd::{Isa, Kernel, Simd};
+
+/// Vectors of columns in the widest panel.
+pub(crate) const fn max_vectors(registers: usize) -> usize {
+    if registers >= 32 { 4 } else { 2 }
+}
+
+/// Rows of the tallest tile for a panel of so many vectors.
+pub(crate) const fn max_rows(registers: usize, vectors: usize) -> usize {
+    match (registers >= 32, vectors) {
+        (true, 4) => 6,
+        (true, _) => 8,
+        (false, 2) => 6,
+        (false, _) => 8,
+    }
+}
+
+/// Floats in a vector and vector registers of an instruction set.
+pub(crate) const fn geometry(isa: Isa) -> (usize, usize) {
+    match isa {
+        Isa::Portable => (4, 16),
+        Isa::Neon => (4, 32),
+        Isa::Avx2 => (8, 16),
+        Isa::Avx512 => (16, 32),
+    }
+}
+
+/// One call of the kernel.
+pub(crate) struct Tile<'a> {
+    /// Row pointers, `[taps][rows of the tile]`.
+    pub rows: *const *const f32,
+    pub taps: usize,
+    /// Floats to reduce over, per tap.
+    pub k: usize,
+    /// Added to every row pointer.
+    pub offset: usize,
+    /// Columns: `[taps * k]` rows of the panel's vectors, `ldb` floats apart.
+    pub b: *const f32,
+    pub ldb: usize,
+    /// Start of the output's rows, at the panel's first column.
+    pub c: *mut f32,
+    pub ldc: usize,
+    /// Row number in the output of each row of the tile.
+    pub outputs: *const usize,
+    /// Columns to write; the last vector may be partial.
+    pub cols: usize,
+    /// Add to the output instead of overwriting it.
+    pub accumulate: bool,
+    /// Scale, bias, residual and clamp, with pointers moved to the panel's first column; not applied where `None`.
+    pub post: Option<&'a Post>,
+    /// The panel's first column, for `post`.
+    pub first_col: usize,
+}
+
+/// Runs the kernel for `mr` rows and `nv` vectors.
+///
+/// # Safety
+///
+/// All pointers of the tile must be valid for what its fields describe: rows for `offset + k` floats, `b` for
+/// `(taps * k - 1) * ldb + nv * LANES`, outputs (and residual rows) for `cols` floats, with no other thread writing there.
+#[inline(never)]
+pub(crate) unsafe fn run_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &Tile<'_>) {
+    macro_rules! select {
+        ($(($m:literal, $n:literal)),*) => {
+            match (mr, nv) {
+                $(($m, $n) if $n <= max_vectors(S::REGISTERS)
+                    && $m <= max_rows(S::REGISTERS, $n) => s.vectorize(TileKernel::<$m, $n>(tile)),)*
+                _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
+            }
+        };
+    }
+    select!(
+        (1, 1),
+        (2, 1),
+        (3, 1),
+        (4, 1),
+        (5, 1),
+        (6, 1),
+        (7, 1),
+        (8, 1),
+        (1, 2),
+        (2, 2),
+        (3, 2),
+        (4, 2),
+        (5, 2),
+        (6, 2),
+        (7, 2),
+        (8, 2),
+        (1, 3),
+        (2, 3),
+        (3, 3),
+        (4, 3),
+        (5, 3),
+        (6, 3),
+        (7, 3),
+        (8, 3),
+        (1, 4),
+        (2, 4),
+        (3, 4),
+        (4, 4),
+        (5, 4),
+        (6, 4)
+    )
+}
+
+struct TileKernel<'a, const MR: usize, const NV: usize>(&'a Tile<'a>);
+
+impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let t = self.0;
+        // SAFETY: `run_tile`'s caller promises that all pointers are valid for what is read and written here.
+        unsafe {
+            let mut c = [std::ptr::null_mut::<f32>(); MR];
+            for r in 0..MR {
+                c[r] = t.c.add(*t.outputs.add(r) * t.ldc);
+                for v in 0..NV {
+                    s.prefetch(c[r].wrapping_add(v * S::LANES));
+                }
+            }
+            let residual = match t.post {
+                Some(post) if !post.residual.is_null() && !post.residual_late => {
+                    let start = post.residual.add(t.first_col);
+                    for r in 0..MR {
+                        let row = start.wrapping_add(*t.outputs.add(r) * post.ld_residual);
+                        for v in 0..NV {
+                            s.prefetch(row.wrapping_add(v * S::LANES));
+                        }
+                    }
+                    start
+                }
+                _ => std::ptr::null(),
+            };
+            let mut acc = reduce::<S, MR, NV>(s, t);
+            // Written out vector by vector: an index that is not a constant would move the accumulators to memory.
+            if NV > 1 {
+                finish::<S, MR, NV, 0, false>(s, t, &mut acc, &c, residual);
+            }
+            if NV > 2 {
+                finish::<S, MR, NV, 1, false>(s, t, &mut acc, &c, residual);
+            }
+            if NV > 3 {
+                finish::<S, MR, NV, 2, false>(s, t, &mut acc, &c, residual);
+            }
+            if t.cols < NV * S::LANES {
+                finish_last::<S, MR, NV, true>(s, t, &mut acc, &c, residual);
+            } else {
+                finish_last::<S, MR, NV, false>(s, t, &mut acc, &c, residual);
+            }
+        }
+    }
+}
+
+/// Finishes the last vector of a panel, of which some lanes may not count.
+#[inline(always)]
+unsafe fn finish_last<S: Simd, const MR: usize, const NV: usize, const PARTIAL: bool>(
+    s: S,
+    t: &Tile<'_>,
+    acc: &mut [[S::V; NV]; MR],
+    c: &[*mut f32; MR],
+    residual: *const f32,
+) {
+    // SAFETY: as for `finish`.
+    unsafe {
+        match NV {
+            1 => finish::<S, MR, NV, 0, PARTIAL>(s, t, acc, c, residual),
+            2 => finish::<S, MR, NV, 1, PARTIAL>(s, t, acc, c, residual),
+            3 => finish::<S, MR, NV, 2, PARTIAL>(s, t, acc, c, residual),
+            _ => finish::<S, MR, NV, 3, PARTIAL>(s, t, acc, c, residual),
+        }
+    }
+}
+
+/// Epilogue and store of vector `V` of every row.
+///
+/// # Safety
+///
+/// As for [`run_tile`].
+#[inline(always)]
+unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const V: usize, const PARTIAL: bool>(
+    s: S,
+    t: &Tile<'_>,
+    acc: &mut [[S::V; NV]; MR],
+    c: &[*mut f32; MR],
+    residual: *const f32,
+) {
+    // Only vectors that exist are finished; the others are never reached.
+    let v = if V < NV { V } else { 0 };
+    let col = v * S::LANES;
+    let n = if PARTIAL { t.cols - col } else { S::LANES };
+    // SAFETY: `run_tile`'s caller promises `cols` floats of every row and of the epilogue's slices.
+    unsafe {
+        if t.accumulate {
+            for r in 0..MR {
+                acc[r][v] = s.add(acc[r][v], load::<S, PARTIAL>(s, c[r].add(col), n));
+            }
+        }
+        if let Some(post) = t.post {
+            if !post.scale.is_null() {
+                let x = load::<S, PARTIAL>(s, post.scale.add(t.first_col + col), n);
+                for r in 0..MR {
+                    acc[r][v] = s.mul(acc[r][v], x);
+                }
+            }
+            if !post.bias.is_null() {
+                let x = load::<S, PARTIAL>(s, post.bias.add(t.first_col + col), n);
+                for r in 0..MR {
+                    acc[r][v] = s.add(acc[r][v], x);
+                }
+            }
+            if !residual.is_null() {
+                for r in 0..MR {
+                    let row = residual.add(*t.outputs.add(r) * post.ld_residual + col);
+                    acc[r][v] = s.add(acc[r][v], load::<S, PARTIAL>(s, row, n));
+                }
+            }
+            let (lo, hi) = (s.splat(post.lo), s.splat(post.hi));
+            for r in 0..MR {
+                acc[r][v] = s.min(hi, s.max(lo, acc[r][v]));
+            }
+        }
+        for r in 0..MR {
+            store::<S, PARTIAL>(s, c[r].add(col), n, acc[r][v]);
+        }
+    }
+}
+
+/// The sum over taps and channels. A function of its own, because the accumulators stay in registers only as long as nothing
+/// indexes them by a variable.
+#[inline(always)]
+unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    t: &Tile<'_>,
+) -> [[S::V; NV]; MR] {
+    // SAFETY: `run_tile`'s caller promises the row pointers and the panel.
+    unsafe {
+        let mut acc = [[s.zero(); NV]; MR];
+        let mut b = t.b;
+        for tap in 0..t.taps {
+            let mut a = [std::ptr::null::<f32>(); MR];
+            for r in 0..MR {
+                a[r] = (*t.rows.add(tap * MR + r)).add(t.offset);
+            }
+            for k in 0..t.k {
+                let mut bv = [s.zero(); NV];
+                for v in 0..NV {
+                    bv[v] = s.load(b.add(v * S::LANES));
+                }
+                for r in 0..MR {
+                    let x = s.splat(*a[r].add(k));
+                    for v in 0..NV {
+                        acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
+                    }
+                }
+                b = b.wrapping_add(t.ldb);
+            }
+        }
+        acc
+    }
+}
+
+/// Stores a vector, of which the first `n` lanes count if `PARTIAL`.
+#[inline(always)]
+unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S::V) {
+    // SAFETY: the caller promises `n` writable floats, or LANES where not partial.
+    unsafe {
+        if PARTIAL {
+            s.store_n(p, n, x)
+        } else {
+            s.store(p, x)
+        }
+    }
+}
+
+/// Applies the second pass of an epilogue to a tile just written.
+///
+/// # Safety
+///
+/// As for [`run_tile`], with the tile's post present.
+pub(crate) unsafe fn run_late<S: Simd>(s: S, mr: usize, tile: &Tile<'_>) {
+    s.vectorize(Late { mr, tile });
+}
+
+struct Late<'a> {
+    mr: usize,
+    tile: &'a Tile<'a>,
+}
+
+impl Kernel for Late<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        use crate::epilogue::Activation;
+        let Some(post) = self.tile.post else { return };
+        macro_rules! pass {
+            ($pattern:pat => $f:expr) => {
+                // SAFETY: `run_late`'s caller promises the pointers; this only repeats the tile's own accesses.
+                unsafe { late_rows(s, self.mr, self.tile, post, $f) }
+            };
+        }
+        // One loop per function, so that the choice is made once per tile.
+        match post.late {
+            Activation::Silu => pass!(_ => Activation::Silu),
+            Activation::Gelu => pass!(_ => Activation::Gelu),
+            Activation::HardSwish => pass!(_ => Activation::HardSwish),
+            Activation::Sigmoid => pass!(_ => Activation::Sigmoid),
+            other => pass!(_ => other),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn late_rows<S: Simd>(
+    s: S,
+    mr: usize,
+    t: &Tile<'_>,
+    post: &Post,
+    activation: crate::epilogue::Activation,
+) {
+    for r in 0..mr {
+        // SAFETY: the caller promises `mr` output rows of `cols` floats, and as many of the residual.
+        unsafe {
+            let output = *t.outputs.add(r);
+            let row = t.c.add(output * t.ldc);
+            let residual = post
+                .residual
+                .wrapping_add(t.first_col + output * post.ld_residual);
+            let mut col = 0;
+            while col + S::LANES <= t.cols {
+                let mut y = activation.apply(s, s.load(row.add(col)));
+                if post.residual_late {
+                    y = s.add(y, s.load(residual.add(col)));
+                }
+                s.store(row.add(col), y);
+                col += S::LANES;
+            }
+            let n = t.cols - col;
+            if n > 0 {
+                let mut y = activation.apply(s, s.load_n(row.add(col), n));
+                if post.residual_late {
+                    y = s.add(y, s.load_n(residual.add(col), n));
+                }
+                s.store_n(row.add(col), n, y);
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Golden inputs: pictures in a model file with the logits they gave, to be replayed elsewhere.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use burn::tensor::Device;
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use lenslet_data::{Dataset, Image, Preprocess, decode};
+use lenslet_models::Model;
+use serde::{Deserialize, Serialize};
+
+use crate::evaluate::forward;
+use crate::{ModelInfo, TrainError};
+
+/// Pictures that a model file carries.
+const COUNT: usize = 4;
+
+/// A picture and what the model made of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Golden {
+    /// What a person would call the picture.
+    pub id: String,
+    /// The picture as base64 of a PNG.
+    pub png: String,
+    /// The logits on the machine that trained.
+    pub logits: Vec<f32>,
+}
+
+impl Golden {
+    /// The picture as the bytes of a PNG file. `path` is the model file, for the error.
+    ///
+    /// # Errors
+    /// When what the model file holds is no base64.
+    pub fn picture(&self, path: &Path) -> Result<Vec<u8>, TrainError> {
+        BASE64_STANDARD
+            .decode(&self.png)
+            .map_err(|e| TrainError::Format {
+                path: path.to_path_buf(),
+                kind: "Lenslet model file",
+                reason: format!("its golden picture {} is damaged: {e}", self.id),
+            })
+    }
+}
+
+/// Picks the first picture of each of the first classes of `dataset` and records the logits.
+///
+/// # Errors
+/// When a picture cannot be read.
+pub fn record_golden(
+    model: &Model,
+    preprocess: &Preprocess,
+    dataset: &dyn Dataset,
+    device: &Device,
+) -> Result<Vec<Golden>, TrainError> {
+    let classes = dataset.class_names().len().min(COUNT) as u32;
+    let firsts = (0..classes)
+        .filter_map(|class| (0..dataset.len()).find(|&i| dataset.label(i) == Some(class)));
+    firsts
+        .map(|index| {
+            let image = dataset.get(index)?.image;
+            Ok(Golden {
+                id: dataset.id(index),
+                png: BASE64_STANDARD.encode(encode_png(&image)),
+                logits: logits(model, preprocess, image, device)?,
+            })
+        })
+        .collect()
+}
+
+/// Replays the golden inputs and gives the largest difference of a logit from what was recorded,
+/// relative to the largest recorded one, for each picture.
+///
+/// # Errors
+/// When a stored picture is damaged.
+pub fn replay_golden(
+    model: &Model,
+    info: &ModelInfo,
+    device: &Device,
+    path: &Path,
+) -> Result<Vec<(String, f64)>, TrainError> {
+    info.golden
+        .iter()
+        .map(|golden| {
+            let png = golden.picture(path)?;
+            let image = decode::decode(&png, path, decode::Limits::default())?.image;
+            let got = logits(model, &info.preprocess, image, device)?;
+            let scale = golden
+                .logits
+                .iter()
+                .fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+            let worst = got
+                .iter()
+                .zip(&golden.logits)
+                .map(|(g, w)| (g - w).abs())
+                .fold(0.0, |m: f32, v| if v <= m { m } else { v });
+            let fits = got.len() == golden.logits.len() && !worst.is_nan();
+            let error = if fits {
+                f64::from(worst / scale)
+            } else {
+                f64::INFINITY
+            };
+            Ok((golden.id.clone(), error))
+        })
+        .collect()
+}
+
+fn logits(
+    model: &Model,
+    preprocess: &Preprocess,
+    image: Image,
+    device: &Device,
+) -> Result<Vec<f32>, TrainError> {
+    let [c, h, w] = preprocess.output_shape();
+    let mut input = vec![0.0; preprocess.output_len()];
+    preprocess.apply(image, None, &mut input)?;
+    Ok(forward(model, input, [1, c, h, w], device))
+}
+
+fn encode_png(image: &Image) -> Vec<u8> {
+    let color = match image.channels() {
+        1 => ExtendedColorType::L8,
+        2 => ExtendedColorType::La8,
+        3 => ExtendedColorType::Rgb8,
+        _ => ExtendedColorType::Rgba8,
+    };
+    let mut png = Vec::new();
+    // Writing to memory cannot fail for a picture whose size fits its data, which Image ensures.
+    let written = PngEncoder::new(Cursor::new(&mut png)).write_image(
+        image.data(),
+        image.width() as u32,
+        image.height() as u32,
+        color,
+    );
+    debug_assert!(written.is_ok());
+    png
+}

@@ -1,0 +1,212 @@
+//! Optimisers with PyTorch's update rules, parameter groups and global gradient clipping.
+//!
+//! Own code rather than Burn's: clipping by the norm of all gradients together, moments by
+//! parameter name (so that a checkpoint is readable) and one pass over the parameters.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor, TensorData};
+use lenslet_nn::ModulePath;
+use serde::{Deserialize, Serialize};
+
+/// The update rule.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Rule {
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019), as `torch.optim.AdamW`.
+    AdamW {
+        /// Decay rates of the two moments.
+        betas: [f64; 2],
+        /// Added to the denominator.
+        eps: f64,
+    },
+    /// Stochastic gradient descent, as `torch.optim.SGD` without dampening or Nesterov.
+    Sgd {
+        /// Share of the last step that is kept.
+        momentum: f64,
+    },
+}
+
+impl Rule {
+    /// AdamW with PyTorch's defaults.
+    pub const ADAMW: Rule = Rule::AdamW {
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+    };
+}
+
+/// Names of the moments, as in PyTorch's optimiser state.
+const MOMENTS: [&str; 3] = ["exp_avg", "exp_avg_sq", "momentum_buffer"];
+
+/// An optimiser and its state.
+#[derive(Debug, Clone)]
+pub struct Optimizer {
+    rule: Rule,
+    weight_decay: f64,
+    step: u64,
+    /// Moments by `MOMENT.parameter`, flat.
+    moments: BTreeMap<String, Tensor<1>>,
+}
+
+impl Optimizer {
+    /// An optimiser that has taken no step yet.
+    pub fn new(rule: Rule, weight_decay: f64) -> Self {
+        Self {
+            rule,
+            weight_decay,
+            step: 0,
+            moments: BTreeMap::new(),
+        }
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// The moments by name, for a checkpoint.
+    pub fn state(&self) -> Vec<(String, TensorData)> {
+        self.moments
+            .iter()
+            .map(|(name, values)| (name.clone(), values.to_data()))
+            .collect()
+    }
+
+    /// Goes on from a checkpoint's `step` and moments.
+    pub fn restore(
+        &mut self,
+        step: u64,
+        state: Vec<(String, TensorData)>,
+        device: &burn::tensor::Device,
+    ) {
+        let device = device.clone().without_autodiff();
+        self.step = step;
+        self.moments = state
+            .into_iter()
+            .map(|(name, data)| (name, Tensor::from_data(data, &device)))
+            .collect();
+    }
+
+    /// One step: clips the gradients of all parameters together to `max_norm`, then moves every
+    /// parameter that has a gradient at the rate `lr` gives for its name.
+    ///
+    /// Returns the model and the norm of the gradients before clipping. With a norm that is not
+    /// finite nothing moves.
+    pub fn step<M: Module>(
+        &mut self,
+        model: M,
+        mut gradients: Gradients,
+        max_norm: Option<f64>,
+        lr: &dyn Fn(&str) -> f64,
+    ) -> (M, f64) {
+        let norm = global_norm(&model, &gradients);
+        if !norm.is_finite() {
+            return (model, norm);
+        }
+        self.step += 1;
+        // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6 and never scales up.
+        let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+        let model = model.map(&mut Update {
+            optimizer: self,
+            gradients: &mut gradients,
+            scale,
+            lr,
+            path: ModulePath::default(),
+        });
+        (model, norm)
+    }
+
+    /// The parameter after a step against `gradient`; both flat.
+    fn update(&mut self, name: &str, value: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
+        let key = |moment: &str| format!("{moment}.{name}");
+        match self.rule {
+            Rule::AdamW { betas, eps } => {
+                let steps = self.step as i32;
+                let [bias1, bias2] = betas.map(|beta| 1.0 - beta.powi(steps));
+                let mean = self.decay(key(MOMENTS[0]), gradient.clone(), betas[0]);
+                let square = self.decay(key(MOMENTS[1]), gradient.clone() * gradient, betas[1]);
+                let denominator = square.sqrt() / bias2.sqrt() + eps;
+                value * (1.0 - lr * self.weight_decay) - mean / denominator * (lr / bias1)
+            }
+            Rule::Sgd { momentum } => {
+                let gradient = gradient + value.clone() * self.weight_decay;
+                let key = key(MOMENTS[2]);
+                let direction = match self.moments.remove(&key) {
+                    Some(buffer) => buffer * momentum + gradient,
+                    None => gradient,
+                };
+                if momentum > 0.0 {
+                    self.moments.insert(key, direction.clone());
+                }
+                value - direction * lr
+            }
+        }
+    }
+
+    /// Moves an exponential average towards `value` and returns it.
+    fn decay(&mut self, key: String, value: Tensor<1>, beta: f64) -> Tensor<1> {
+        let average = match self.moments.remove(&key) {
+            Some(average) => average * beta + value * (1.0 - beta),
+            None => value * (1.0 - beta),
+        };
+        self.moments.insert(key, average.clone());
+        average
+    }
+}
+
+/// The Euclidean norm of all gradients of the model's parameters together, summed in f64.
+pub fn global_norm<M: Module>(model: &M, gradients: &Gradients) -> f64 {
+    struct Norm<'a> {
+        gradients: &'a Gradients,
+        squares: f64,
+    }
+    impl ModuleVisitor for Norm<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.gradients) {
+                let data = gradient.into_data();
+                let squares = data.iter::<f64>().map(|v| v * v);
+                self.squares += squares.sum::<f64>();
+            }
+        }
+    }
+    let mut norm = Norm {
+        gradients,
+        squares: 0.0,
+    };
+    model.visit(&mut norm);
+    norm.squares.sqrt()
+}
+
+struct Update<'a> {
+    optimizer: &'a mut Optimizer,
+    gradients: &'a mut Gradients,
+    scale: f64,
+    lr: &'a dyn Fn(&str) -> f64,
+    path: ModulePath,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, container: &str) {
+        self.path.exit(container);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = param.val().grad_remove(self.gradients) else {
+            return param;
+        };
+        let name = self.path.name();
+        let lr = (self.lr)(&name);
+        param.map(|value| {
+            let shape = value.dims();
+            let gradient = gradient.reshape([-1]) * self.scale;
+            let flat = value.without_autodiff().reshape([-1]);
+            let moved = self.optimizer.update(&name, flat, gradient, lr);
+            Tensor::from_inner(moved.reshape(shape)).require_grad()
+        })
+    }
+}

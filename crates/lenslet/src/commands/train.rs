@@ -1,0 +1,201 @@
+//! `lenslet train`
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use lenslet_nn::num_params;
+use lenslet_train::{
+    EpochRecord, Observer, Outcome, RunConfig, RunDir, Summary, Trainer, load_model,
+};
+
+use super::{data_source, device, stop_flag};
+use crate::Ended;
+use crate::cli::{Common, TrainArgs};
+use crate::report::{self, duration, grouped, percent, shell};
+
+pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
+    let trainer = match &args.resume {
+        Some(path) => {
+            let (run, mut config) = RunDir::open(path)?;
+            if let Some(threads) = common.threads {
+                config.threads = threads;
+            }
+            Trainer::resume(run, config, &device())?
+        }
+        None => {
+            let config = RunConfig {
+                command: std::env::args_os()
+                    .map(|arg| shell(Path::new(&arg)))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                version: env!("CARGO_PKG_VERSION").to_string(),
+                train: args.settings.config(&args.model),
+                data: data_source(args.data.as_deref()),
+                threads,
+            };
+            Trainer::start(config, &device(), args.output)?
+        }
+    };
+    let run = trainer.run_dir().path().to_path_buf();
+    let epochs = trainer.config().train.epochs;
+    if !common.quiet {
+        introduce(&trainer);
+    }
+    let stop = stop_flag()?;
+    let mut progress = Progress::new(common, epochs);
+    let outcome = trainer.run(&mut progress, &stop);
+    progress.finish();
+    match outcome? {
+        Outcome::Interrupted { epoch, batch } => {
+            eprintln!(
+                "stopped after epoch {epoch} and {batch} batches of the next; go on with\n\n  {} train --resume {}\n",
+                report::program(),
+                shell(&run)
+            );
+            Ok(Ended::Interrupted)
+        }
+        Outcome::Finished(summary) => {
+            conclude(&summary, &run, common)?;
+            Ok(Ended::Done)
+        }
+    }
+}
+
+fn introduce(trainer: &Trainer) {
+    let config = trainer.config();
+    let (train, val, classes) = trainer.data();
+    eprintln!(
+        "{} ({} parameters) on {}: {} pictures to train on, {} held out, {} classes, {} threads",
+        config.train.model,
+        grouped(num_params(trainer.model()) as u64),
+        config.data,
+        grouped(train as u64),
+        grouped(val as u64),
+        classes.len(),
+        config.threads,
+    );
+}
+
+/// Progress on standard error: a bar on a terminal, a line an epoch elsewhere.
+struct Progress {
+    epochs: usize,
+    json: bool,
+    quiet: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new(common: &Common, epochs: usize) -> Self {
+        let bar = (!common.quiet && std::io::stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template(
+                "{prefix} {bar:30} {pos}/{len} batches, {msg}, {eta} left",
+            );
+            let bar = ProgressBar::new(0);
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self {
+            epochs,
+            json: common.json,
+            quiet: common.quiet,
+            bar,
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn epoch_begins(&mut self, epoch: usize, done: usize, batches: usize) {
+        if let Some(bar) = &self.bar {
+            bar.reset();
+            bar.set_length(batches as u64);
+            bar.set_position(done as u64);
+            bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
+        }
+    }
+
+    fn batch_done(&mut self, done: usize, samples: usize, mean_loss: f64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+            let rate = samples as f64 / bar.elapsed().as_secs_f64();
+            bar.set_message(format!("{rate:.0} images/s, loss {mean_loss:.4}"));
+        }
+    }
+
+    fn epoch_done(&mut self, r: &EpochRecord, best: bool) {
+        if self.json {
+            // A reader that has gone is noticed at the summary; training goes on for the run's
+            // own files.
+            let _ = report::print_json(r);
+        }
+        if self.quiet {
+            return;
+        }
+        self.say(&format!(
+            "epoch {:>3}/{}  train loss {:.4} acc {}  val loss {:.4} acc {}  lr {:.2e}  {:.0} images/s  {}{}",
+            r.epoch,
+            self.epochs,
+            r.train_loss,
+            percent(r.train_acc),
+            r.val_loss,
+            percent(r.val_acc),
+            r.lr.head,
+            r.images_per_s,
+            duration(r.seconds),
+            if best { "  best" } else { "" },
+        ));
+    }
+}
+
+/// The last words: what came out, where it is, what to do next.
+fn conclude(summary: &Summary, run: &Path, common: &Common) -> Result<()> {
+    let evaluation = &summary.evaluation;
+    if common.json {
+        return report::print_json(&serde_json::json!({
+            "run": run,
+            "best_epoch": summary.best.epoch,
+            "best_val_acc": summary.best.val_acc,
+            "val_loss": evaluation.loss,
+            "top5": evaluation.top5,
+            "seconds": summary.seconds,
+        }));
+    }
+    let mut table = report::table(&["result", ""]);
+    table.add_row(["validation accuracy", &percent(evaluation.top1)]);
+    table.add_row(["validation loss", &format!("{:.4}", evaluation.loss)]);
+    table.add_row(["best epoch", &summary.best.epoch.to_string()]);
+    table.add_row(["time", &duration(summary.seconds)]);
+    table.add_row(["run", &run.display().to_string()]);
+    report::print(table)?;
+    let sample = sample_picture(run)?;
+    report::print(format!(
+        "\nNext, let it read a picture:\n\n  {} predict {} --model {}\n",
+        report::program(),
+        shell(&sample),
+        shell(run)
+    ))
+}
+
+/// A picture of the held-out data in the run's folder, for the next command to work on.
+fn sample_picture(run: &Path) -> Result<PathBuf> {
+    let (_, info) = load_model(run, &device())?;
+    let path = run.join("sample.png");
+    if let Some(golden) = info.golden.first() {
+        lenslet_train::write_atomic(&path, &golden.picture(run)?)?;
+    }
+    Ok(path)
+}
