@@ -17,77 +17,100 @@ use crate::googlenet::{BasicConv2d, transform};
 use crate::model::{ImageModel, Stage, Taken};
 use crate::{BuildOptions, Preprocessing, Published, Variant};
 
-/// A convolution of a branch: name, outputs, kernel, stride. With stride 1 it keeps the size, with
-/// stride 2 it has no padding.
-type Step = (&'static str, usize, [usize; 2], usize);
-
 /// How the last branch pools.
-#[derive(Debug, Clone, Copy)]
 enum Pool {
-    /// Mean of 3x3 neighbours, then a 1x1 convolution to so many channels.
-    Mean(usize),
+    /// Mean of 3x3 neighbours, then a 1x1 convolution.
+    Mean,
     /// Largest of 3x3 neighbours, halving the size.
     Max,
 }
 
 /// Branches side by side: chains of convolutions, of which some end in a fork whose arms run side
 /// by side on the chain's result (figure 7), and a pool.
-#[derive(Module, Debug)]
-pub struct InceptionModule {
-    convs: Named<BasicConv2d>,
-    /// Convolutions in the chain and in the fork of every branch, in the order of `convs`.
-    #[module(skip)]
-    branches: Vec<[usize; 2]>,
-    #[module(skip)]
+struct Layout {
+    /// Convolutions in the chain and in the fork of every branch.
+    branches: &'static [[usize; 2]],
     pool: Pool,
 }
 
-impl InceptionModule {
-    fn new(from: usize, branches: &[(&[Step], &[Step])], pool: Pool, init: &mut Init) -> Self {
-        let mut convs = Vec::new();
-        let mut add = |channels, &(name, to, kernel, stride): &Step| {
-            convs.push((name, basic(channels, to, kernel, stride, init)));
-            to
-        };
-        for (chain, fork) in branches {
-            let end = chain.iter().fold(from, &mut add);
-            for arm in *fork {
-                add(end, arm);
-            }
-        }
-        if let Pool::Mean(to) = pool {
-            add(from, &("branch_pool", to, [1, 1], 1));
-        }
+/// An Inception module's convolutions, in the order of its [`Layout`].
+type Mixed = Named<BasicConv2d>;
+
+/// Outputs, rows and columns of a kernel.
+type Step = (usize, usize, usize);
+
+/// Puts a module's convolutions together.
+struct Builder<'a> {
+    from: usize,
+    convs: Vec<(String, BasicConv2d)>,
+    init: &'a mut Init,
+}
+
+impl<'a> Builder<'a> {
+    fn new(from: usize, init: &'a mut Init) -> Self {
         Self {
-            convs: convs.into_iter().collect(),
-            branches: branches.iter().map(|(c, f)| [c.len(), f.len()]).collect(),
-            pool,
+            from,
+            convs: Vec::new(),
+            init,
         }
     }
 
-    /// `[N, H, W, C]` to the branches' channels together.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let mut convs = self.convs.iter();
-        let mut outputs = Vec::new();
-        let run = |(name, conv): (&String, &BasicConv2d), x| tap(name, || conv.forward(x));
-        for &[chain, fork] in &self.branches {
-            let end = convs
-                .by_ref()
-                .take(chain)
-                .fold(x.clone(), |x, conv| run(conv, x));
-            if fork == 0 {
-                outputs.push(end);
-            } else {
-                let arms = convs.by_ref().take(fork);
-                outputs.extend(arms.map(|conv| run(conv, end.clone())));
-            }
+    /// One convolution; with stride 1 it keeps the size, with stride 2 it has no padding.
+    fn conv(&mut self, name: &str, from: usize, (to, kh, kw): Step, stride: usize) -> usize {
+        let conv = basic(from, to, [kh, kw], stride, self.init);
+        self.convs.push((name.to_string(), conv));
+        to
+    }
+
+    /// A chain from the module's input, its convolutions numbered from 1 if there are several; the
+    /// last one has the stride.
+    fn chain(&mut self, name: &str, steps: &[Step], stride: usize) {
+        let mut channels = self.from;
+        for (i, &step) in steps.iter().enumerate() {
+            let last = i + 1 == steps.len();
+            let name = match steps {
+                [_] => name.to_string(),
+                _ => format!("{name}_{}", i + 1),
+            };
+            channels = self.conv(&name, channels, step, if last { stride } else { 1 });
         }
-        let pooled = match self.pool {
-            Pool::Mean(_) => AvgPool2d::new(3, 1).with_padding(1).forward(x),
-            Pool::Max => MaxPool2d::new(3, 2).forward(x),
-        };
-        outputs.push(convs.fold(pooled, |x, conv| run(conv, x)));
-        concat(outputs)
+    }
+
+    /// Without a convolution behind the pool.
+    fn finish(self) -> Mixed {
+        self.convs.into_iter().collect()
+    }
+
+    /// With a convolution behind the pool.
+    fn pool(mut self, to: usize) -> Mixed {
+        self.conv("branch_pool", self.from, (to, 1, 1), 1);
+        self.finish()
+    }
+}
+
+impl Layout {
+    /// `[N, H, W, C]` to the branches' channels together.
+    fn forward(&self, name: &str, convs: &Mixed, x: Tensor<4>) -> Tensor<4> {
+        tap(name, || {
+            let mut convs = convs.iter();
+            let mut outputs = Vec::new();
+            let run = |x, (name, conv): (&String, &BasicConv2d)| tap(name, || conv.forward(x));
+            for &[chain, fork] in self.branches {
+                let end = convs.by_ref().take(chain).fold(x.clone(), run);
+                if fork == 0 {
+                    outputs.push(end);
+                } else {
+                    let arms = convs.by_ref().take(fork);
+                    outputs.extend(arms.map(|conv| run(end.clone(), conv)));
+                }
+            }
+            let pooled = match self.pool {
+                Pool::Mean => AvgPool2d::new(3, 1).with_padding(1).forward(x),
+                Pool::Max => MaxPool2d::new(3, 2).forward(x),
+            };
+            outputs.push(convs.fold(pooled, run));
+            concat(outputs)
+        })
     }
 }
 
@@ -107,117 +130,83 @@ fn basic(
     BasicConv2d::new(conv.with_init(WeightInit::TruncNormal(0.1)), init)
 }
 
+const A: Layout = Layout {
+    branches: &[[1, 0], [2, 0], [3, 0]],
+    pool: Pool::Mean,
+};
+
 /// 5x5 becomes two 3x3 (figure 5).
-fn module_a(from: usize, pool: usize, init: &mut Init) -> InceptionModule {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 64, [1, 1], 1)], &[]),
-        (
-            &[
-                ("branch5x5_1", 48, [1, 1], 1),
-                ("branch5x5_2", 64, [5, 5], 1),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch3x3dbl_1", 64, [1, 1], 1),
-                ("branch3x3dbl_2", 96, [3, 3], 1),
-                ("branch3x3dbl_3", 96, [3, 3], 1),
-            ],
-            &[],
-        ),
-    ];
-    InceptionModule::new(from, &branches, Pool::Mean(pool), init)
+const A: Layout = Layout {
+    branches: &[[1, 0], [2, 0], [3, 0]],
+    pool: Pool::Mean,
+};
+
+fn module_a(from: usize, pool: usize, init: &mut Init) -> Mixed {
+    let mut module = Builder::new(from, init);
+    module.chain("branch1x1", &[(64, 1, 1)], 1);
+    module.chain("branch5x5", &[(48, 1, 1), (64, 5, 5)], 1);
+    module.chain("branch3x3dbl", &[(64, 1, 1), (96, 3, 3), (96, 3, 3)], 1);
+    module.pool(pool)
 }
 
 /// Halves the size (figure 10).
-fn module_b(from: usize, init: &mut Init) -> InceptionModule {
-    let branches: [(&[Step], &[Step]); 2] = [
-        (&[("branch3x3", 384, [3, 3], 2)], &[]),
-        (
-            &[
-                ("branch3x3dbl_1", 64, [1, 1], 1),
-                ("branch3x3dbl_2", 96, [3, 3], 1),
-                ("branch3x3dbl_3", 96, [3, 3], 2),
-            ],
-            &[],
-        ),
-    ];
-    InceptionModule::new(from, &branches, Pool::Max, init)
+const B: Layout = Layout {
+    branches: &[[1, 0], [3, 0]],
+    pool: Pool::Max,
+};
+
+fn module_b(from: usize, init: &mut Init) -> Mixed {
+    let mut module = Builder::new(from, init);
+    module.chain("branch3x3", &[(384, 3, 3)], 2);
+    module.chain("branch3x3dbl", &[(64, 1, 1), (96, 3, 3), (96, 3, 3)], 2);
+    module.finish()
 }
 
-/// 7x7 becomes 1x7 and 7x1 through `c` channels (figure 6).
-fn module_c(c: usize, init: &mut Init) -> InceptionModule {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 192, [1, 1], 1)], &[]),
-        (
-            &[
-                ("branch7x7_1", c, [1, 1], 1),
-                ("branch7x7_2", c, [1, 7], 1),
-                ("branch7x7_3", 192, [7, 1], 1),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch7x7dbl_1", c, [1, 1], 1),
-                ("branch7x7dbl_2", c, [7, 1], 1),
-                ("branch7x7dbl_3", c, [1, 7], 1),
-                ("branch7x7dbl_4", c, [7, 1], 1),
-                ("branch7x7dbl_5", 192, [1, 7], 1),
-            ],
-            &[],
-        ),
-    ];
-    InceptionModule::new(768, &branches, Pool::Mean(192), init)
+/// 7x7 becomes 1x7 and 7x1 (figure 6).
+const C: Layout = Layout {
+    branches: &[[1, 0], [3, 0], [5, 0]],
+    pool: Pool::Mean,
+};
+
+fn module_c(c: usize, init: &mut Init) -> Mixed {
+    let mut module = Builder::new(768, init);
+    let long = [(c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)];
+    module.chain("branch1x1", &[(192, 1, 1)], 1);
+    module.chain("branch7x7", &[(c, 1, 1), (c, 1, 7), (192, 7, 1)], 1);
+    module.chain("branch7x7dbl", &long, 1);
+    module.pool(192)
 }
 
 /// Halves the size.
-fn module_d(init: &mut Init) -> InceptionModule {
-    let branches: [(&[Step], &[Step]); 2] = [
-        (
-            &[
-                ("branch3x3_1", 192, [1, 1], 1),
-                ("branch3x3_2", 320, [3, 3], 2),
-            ],
-            &[],
-        ),
-        (
-            &[
-                ("branch7x7x3_1", 192, [1, 1], 1),
-                ("branch7x7x3_2", 192, [1, 7], 1),
-                ("branch7x7x3_3", 192, [7, 1], 1),
-                ("branch7x7x3_4", 192, [3, 3], 2),
-            ],
-            &[],
-        ),
-    ];
-    InceptionModule::new(768, &branches, Pool::Max, init)
+const D: Layout = Layout {
+    branches: &[[2, 0], [4, 0]],
+    pool: Pool::Max,
+};
+
+fn module_d(init: &mut Init) -> Mixed {
+    let mut module = Builder::new(768, init);
+    let long = [(192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3)];
+    module.chain("branch3x3", &[(192, 1, 1), (320, 3, 3)], 2);
+    module.chain("branch7x7x3", &long, 2);
+    module.finish()
 }
 
 /// 3x3 becomes 1x3 and 3x1 side by side (figure 7).
-fn module_e(from: usize, init: &mut Init) -> InceptionModule {
-    let branches: [(&[Step], &[Step]); 3] = [
-        (&[("branch1x1", 320, [1, 1], 1)], &[]),
-        (
-            &[("branch3x3_1", 384, [1, 1], 1)],
-            &[
-                ("branch3x3_2a", 384, [1, 3], 1),
-                ("branch3x3_2b", 384, [3, 1], 1),
-            ],
-        ),
-        (
-            &[
-                ("branch3x3dbl_1", 448, [1, 1], 1),
-                ("branch3x3dbl_2", 384, [3, 3], 1),
-            ],
-            &[
-                ("branch3x3dbl_3a", 384, [1, 3], 1),
-                ("branch3x3dbl_3b", 384, [3, 1], 1),
-            ],
-        ),
-    ];
-    InceptionModule::new(from, &branches, Pool::Mean(192), init)
+const E: Layout = Layout {
+    branches: &[[1, 0], [1, 2], [2, 2]],
+    pool: Pool::Mean,
+};
+
+fn module_e(from: usize, init: &mut Init) -> Mixed {
+    let mut module = Builder::new(from, init);
+    module.chain("branch1x1", &[(320, 1, 1)], 1);
+    module.conv("branch3x3_1", from, (384, 1, 1), 1);
+    module.conv("branch3x3_2a", 384, (384, 1, 3), 1);
+    module.conv("branch3x3_2b", 384, (384, 3, 1), 1);
+    module.chain("branch3x3dbl", &[(448, 1, 1), (384, 3, 3)], 1);
+    module.conv("branch3x3dbl_3a", 384, (384, 1, 3), 1);
+    module.conv("branch3x3dbl_3b", 384, (384, 3, 1), 1);
+    module.pool(192)
 }
 
 /// The auxiliary classifier.
@@ -259,18 +248,18 @@ pub struct InceptionV3 {
     Conv2d_2b_3x3: BasicConv2d,
     Conv2d_3b_1x1: BasicConv2d,
     Conv2d_4a_3x3: BasicConv2d,
-    Mixed_5b: InceptionModule,
-    Mixed_5c: InceptionModule,
-    Mixed_5d: InceptionModule,
-    Mixed_6a: InceptionModule,
-    Mixed_6b: InceptionModule,
-    Mixed_6c: InceptionModule,
-    Mixed_6d: InceptionModule,
-    Mixed_6e: InceptionModule,
+    Mixed_5b: Mixed,
+    Mixed_5c: Mixed,
+    Mixed_5d: Mixed,
+    Mixed_6a: Mixed,
+    Mixed_6b: Mixed,
+    Mixed_6c: Mixed,
+    Mixed_6d: Mixed,
+    Mixed_6e: Mixed,
     AuxLogits: Option<Auxiliary>,
-    Mixed_7a: InceptionModule,
-    Mixed_7b: InceptionModule,
-    Mixed_7c: InceptionModule,
+    Mixed_7a: Mixed,
+    Mixed_7b: Mixed,
+    Mixed_7c: Mixed,
     dropout: Dropout,
     fc: Linear,
     #[module(skip)]
@@ -332,20 +321,20 @@ impl InceptionV3 {
         let x = tap("Conv2d_4a_3x3", || self.Conv2d_4a_3x3.forward(x));
         taken.offer(&x);
         let x = tap("maxpool2", || pool.forward(x));
-        let x = tap("Mixed_5b", || self.Mixed_5b.forward(x));
-        let x = tap("Mixed_5c", || self.Mixed_5c.forward(x));
-        let x = tap("Mixed_5d", || self.Mixed_5d.forward(x));
+        let x = A.forward("Mixed_5b", &self.Mixed_5b, x);
+        let x = A.forward("Mixed_5c", &self.Mixed_5c, x);
+        let x = A.forward("Mixed_5d", &self.Mixed_5d, x);
         taken.offer(&x);
-        let x = tap("Mixed_6a", || self.Mixed_6a.forward(x));
-        let x = tap("Mixed_6b", || self.Mixed_6b.forward(x));
-        let x = tap("Mixed_6c", || self.Mixed_6c.forward(x));
-        let x = tap("Mixed_6d", || self.Mixed_6d.forward(x));
-        let x = tap("Mixed_6e", || self.Mixed_6e.forward(x));
+        let x = B.forward("Mixed_6a", &self.Mixed_6a, x);
+        let x = C.forward("Mixed_6b", &self.Mixed_6b, x);
+        let x = C.forward("Mixed_6c", &self.Mixed_6c, x);
+        let x = C.forward("Mixed_6d", &self.Mixed_6d, x);
+        let x = C.forward("Mixed_6e", &self.Mixed_6e, x);
         taken.offer(&x);
         side(&x);
-        let x = tap("Mixed_7a", || self.Mixed_7a.forward(x));
-        let x = tap("Mixed_7b", || self.Mixed_7b.forward(x));
-        let x = tap("Mixed_7c", || self.Mixed_7c.forward(x));
+        let x = D.forward("Mixed_7a", &self.Mixed_7a, x);
+        let x = E.forward("Mixed_7b", &self.Mixed_7b, x);
+        let x = E.forward("Mixed_7c", &self.Mixed_7c, x);
         taken.offer(&x);
         x
     }

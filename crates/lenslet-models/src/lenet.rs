@@ -38,7 +38,7 @@ impl LeNet5Config {
             Activation::Tanh.into(),
             LinearConfig::new(84, self.num_classes).init(init).into(),
         ];
-        let stages = [(2, 6, 2), (5, 16, 4), (7, 120, 4)];
+        let stages = [(2, 6, 2), (5, 16, 4)];
         SequentialNet::new(features, None, classifier, stages)
     }
 }

@@ -18,6 +18,7 @@ pub mod efficientnet;
 pub mod efficientnet_lite;
 pub mod googlenet;
 pub mod guide_convnext;
+pub mod guide_vit;
 pub mod inception;
 pub mod lenet;
 pub mod mnasnet;

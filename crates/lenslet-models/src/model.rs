@@ -153,7 +153,8 @@ families! {
     efficientnet {}
     efficientnet_lite { EfficientNetLite }
     regnet { RegNet }
-    vit { VisionTransformer, GuideVit }
+    vit { VisionTransformer }
+    guide_vit { GuideVit }
     swin { SwinTransformer }
     convnext { ConvNeXt }
     guide_convnext { GuideConvNeXt }

@@ -138,15 +138,14 @@ impl UNet {
                     Decoder::Convs(convs) => convs.forward(x),
                 })
             });
-            if let (Decoder::Up(_), Some(skip)) = (decoder, skips.pop()) {
+            let Decoder::Up(_) = decoder else { continue };
+            if let Some(skip) = skips.pop() {
                 let [_, h, w, _] = skip.dims();
                 // An odd size was rounded down on the way.
                 if x.dims()[1..3] != [h, w] {
                     x = resize(x, [h, w], Interpolation::Nearest);
                 }
                 x = concat(vec![skip, x]);
-            } else if let Decoder::Up(_) = decoder {
-                break;
             }
         }
         x

@@ -20,11 +20,11 @@ use crate::{BuildOptions, Preprocessing, Published, Variant};
 #[derive(Debug, Clone)]
 pub struct VitConfig {
     image: usize,
-    patch: usize,
-    depth: usize,
-    heads: usize,
-    width: usize,
-    hidden: usize,
+    pub(crate) patch: usize,
+    pub(crate) depth: usize,
+    pub(crate) heads: usize,
+    pub(crate) width: usize,
+    pub(crate) hidden: usize,
 }
 
 impl VitConfig {
@@ -54,16 +54,16 @@ impl VitConfig {
     }
 
     /// One class token and one token a patch.
-    fn tokens(&self, options: &BuildOptions) -> usize {
+    pub(crate) fn tokens(&self, options: &BuildOptions) -> usize {
         (options.image_size.unwrap_or(self.image) / self.patch).pow(2) + 1
     }
 
-    fn projection(&self) -> Conv2dConfig {
+    pub(crate) fn projection(&self) -> Conv2dConfig {
         Conv2dConfig::new(3, self.width, self.patch).with_stride(self.patch)
     }
 
     /// The maps of four equally deep parts: all have the patches' resolution.
-    fn stages(&self, layer: impl Fn(usize) -> String) -> Vec<(usize, Stage)> {
+    pub(crate) fn stages(&self, layer: impl Fn(usize) -> String) -> Vec<(usize, Stage)> {
         let last = |part: usize| (self.depth * part / 4).max(1) - 1;
         let stage = |part| {
             (
@@ -103,44 +103,24 @@ impl VitConfig {
             stages: self.stages(|i| format!("encoder.layers.{}", layer_name(i))),
         }
     }
-
-    /// Makes the guide's network: linear layers and embeddings normal with a deviation of 0.02.
-    pub fn init_guide(&self, options: &BuildOptions, init: &mut Init) -> GuideVit {
-        let drop = options.dropout.unwrap_or(0.0);
-        let token = |init: &mut Init, n| init.trunc_normal([1, n, self.width], 0.02, 2.0);
-        let cls_token = token(init, 1);
-        let pos_embedding = token(init, self.tokens(options));
-        let patch_embed = PatchEmbedding {
-            projection: self.projection().init(init),
-        };
-        let head = LinearConfig::new(self.width, options.num_classes).with_init(GUIDE_WEIGHTS);
-        GuideVit {
-            cls_token,
-            pos_embedding,
-            patch_embed,
-            pos_dropout: Dropout::new(drop),
-            blocks: (0..self.depth)
-                .map(|_| GuideVitBlock::new(self, drop, init))
-                .collect(),
-            norm: norm(self.width, 1e-5).init(init),
-            head: head.init(init),
-            stages: self.stages(|i| format!("blocks.{i}")),
-        }
-    }
 }
 
 fn layer_name(i: usize) -> String {
     format!("encoder_layer_{i}")
 }
 
-fn norm(width: usize, eps: f64) -> LayerNormConfig {
+pub(crate) fn norm(width: usize, eps: f64) -> LayerNormConfig {
     LayerNormConfig::new(width).with_eps(eps)
 }
 
 /// Puts the class token in front of the patches `[N, H, W, C]` and adds the embeddings of their
 /// positions, resized where the image has another size than they were laid out for (appendix D.1;
 /// bicubic with aligned corners, as torchvision does when it loads weights).
-fn embed_patches(patches: Tensor<4>, class: Tensor<3>, positions: Tensor<3>) -> Tensor<3> {
+pub(crate) fn embed_patches(
+    patches: Tensor<4>,
+    class: Tensor<3>,
+    positions: Tensor<3>,
+) -> Tensor<3> {
     let [n, h, w, c] = patches.dims();
     let laid_out = positions.dims()[1] - 1;
     let positions = if laid_out == h * w {
@@ -162,13 +142,13 @@ fn embed_patches(patches: Tensor<4>, class: Tensor<3>, positions: Tensor<3>) -> 
 }
 
 /// The patches' tokens as a map `[N, H, W, C]`.
-fn as_map(tokens: &Tensor<3>, [h, w]: [usize; 2]) -> Tensor<4> {
+pub(crate) fn as_map(tokens: &Tensor<3>, [h, w]: [usize; 2]) -> Tensor<4> {
     let [n, _, c] = tokens.dims();
     tokens.clone().narrow(1, 1, h * w).reshape([n, h, w, c])
 }
 
 /// The class token: `[N, C]`.
-fn class_token(tokens: Tensor<3>) -> Tensor<2> {
+pub(crate) fn class_token(tokens: Tensor<3>) -> Tensor<2> {
     let [n, _, c] = tokens.dims();
     tokens.narrow(1, 0, 1).reshape([n, c])
 }
@@ -184,7 +164,7 @@ pub struct EncoderLayer {
 }
 
 /// Linear, GELU, dropout, linear, dropout.
-fn perceptron(
+pub(crate) fn perceptron(
     from: usize,
     hidden: usize,
     drop: f64,
@@ -285,112 +265,6 @@ impl ImageModel for VisionTransformer {
     }
 }
 
-const GUIDE_WEIGHTS: WeightInit = WeightInit::TruncNormal(0.02);
-
-#[derive(Module, Debug)]
-struct PatchEmbedding {
-    projection: Conv2d,
-}
-
-#[derive(Module, Debug)]
-struct GuideAttention {
-    qkv: Linear,
-    proj: Linear,
-}
-
-/// A layer of the guide's encoder.
-#[derive(Module, Debug)]
-pub struct GuideVitBlock {
-    norm1: LayerNorm,
-    attn: GuideAttention,
-    norm2: LayerNorm,
-    mlp: Sequential,
-    #[module(skip)]
-    heads: usize,
-}
-
-impl GuideVitBlock {
-    fn new(config: &VitConfig, drop: f64, init: &mut Init) -> Self {
-        let width = config.width;
-        let linear =
-            |config: LinearConfig, init: &mut Init| config.with_init(GUIDE_WEIGHTS).init(init);
-        Self {
-            norm1: norm(width, 1e-5).init(init),
-            attn: GuideAttention {
-                qkv: linear(LinearConfig::new(width, 3 * width), init),
-                proj: linear(LinearConfig::new(width, width), init),
-            },
-            norm2: norm(width, 1e-5).init(init),
-            mlp: perceptron(width, config.hidden, drop, |config| linear(config, init)),
-            heads: config.heads,
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = tap("norm1", || self.norm1.forward(x.clone()));
-        let y = tap("attn", || {
-            let qkv = tap("qkv", || self.attn.qkv.forward(y));
-            self.attn
-                .proj
-                .forward(self_attention(qkv, self.heads, None))
-        });
-        let x = x + y;
-        let y = tap("norm2", || self.norm2.forward(x.clone()));
-        tap("mlp", || forward_tokens(&self.mlp, y)) + x
-    }
-}
-
-/// The guide's Vision Transformer: other names, norms with `eps` 1e-5, a trained classifier.
-#[derive(Module, Debug)]
-pub struct GuideVit {
-    cls_token: Param<Tensor<3>>,
-    pos_embedding: Param<Tensor<3>>,
-    patch_embed: PatchEmbedding,
-    pos_dropout: Dropout,
-    blocks: Vec<GuideVitBlock>,
-    norm: LayerNorm,
-    head: Linear,
-    #[module(skip)]
-    stages: Vec<(usize, Stage)>,
-}
-
-impl GuideVit {
-    fn tokens(&self, x: Tensor<4>, taken: &mut Taken) -> Tensor<3> {
-        let patches = tap("patch_embed", || {
-            self.patch_embed.projection.forward(to_nhwc(x))
-        });
-        let [_, h, w, _] = patches.dims();
-        let tokens = embed_patches(patches, self.cls_token.val(), self.pos_embedding.val());
-        let mut tokens = self.pos_dropout.forward(tokens);
-        for (i, block) in self.blocks.iter().enumerate() {
-            tokens = tap("blocks", || tap(i, || block.forward(tokens)));
-            if self.stages.iter().any(|(last, _)| *last == i) {
-                taken.offer(&as_map(&tokens, [h, w]));
-            }
-        }
-        tap("norm", || self.norm.forward(tokens))
-    }
-}
-
-impl ImageModel for GuideVit {
-    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        let x = self.embed(x);
-        tap("head", || self.head.forward(x))
-    }
-
-    fn stages(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
-        Taken::from(|taken| self.tokens(x, taken))
-    }
-
-    fn stage_info(&self) -> Vec<Stage> {
-        self.stages.iter().map(|(_, stage)| stage.clone()).collect()
-    }
-
-    fn embed(&self, x: Tensor<4>) -> Tensor<2> {
-        class_token(self.tokens(x, &mut Taken::none()))
-    }
-}
-
 const fn base(name: &'static str, build: Build) -> Variant {
     Variant {
         family: "ViT",
@@ -399,15 +273,6 @@ const fn base(name: &'static str, build: Build) -> Variant {
         classifier: "heads.head",
         first_conv: "conv_proj",
         ..Variant::imagenet(name, build)
-    }
-}
-
-const fn guide(name: &'static str, build: Build) -> Variant {
-    Variant {
-        licence: "MIT OR Apache-2.0",
-        classifier: "head",
-        first_conv: "patch_embed.projection",
-        ..base(name, build)
     }
 }
 
@@ -447,13 +312,4 @@ pub(crate) static VARIANTS: &[Variant] = &[
             VitConfig::new(14, 32, 16, 1280).init(o, i).into()
         })
     },
-    guide("guide_vit_small", |o, i| {
-        VitConfig::new(16, 12, 6, 384).init_guide(o, i).into()
-    }),
-    guide("guide_vit_base", |o, i| {
-        VitConfig::new(16, 12, 12, 768).init_guide(o, i).into()
-    }),
-    guide("guide_vit_large", |o, i| {
-        VitConfig::new(16, 24, 16, 1024).init_guide(o, i).into()
-    }),
 ];
