@@ -130,11 +130,6 @@ fn basic(
     BasicConv2d::new(conv.with_init(WeightInit::TruncNormal(0.1)), init)
 }
 
-const A: Layout = Layout {
-    branches: &[[1, 0], [2, 0], [3, 0]],
-    pool: Pool::Mean,
-};
-
 /// 5x5 becomes two 3x3 (figure 5).
 const A: Layout = Layout {
     branches: &[[1, 0], [2, 0], [3, 0]],

@@ -95,7 +95,6 @@ macro_rules! families {
     ($($module:ident { $($kind:ident),* })+) => {
         /// Any model of the registry.
         #[derive(Module, Debug)]
-        #[allow(clippy::large_enum_variant)] // Made once; a box would only add a name level.
         pub enum Model {
             $($(
                 #[doc = concat!("[`", stringify!($kind), "`](crate::", stringify!($module), "::", stringify!($kind), ")")]

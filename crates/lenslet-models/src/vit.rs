@@ -9,7 +9,7 @@ use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Init, Interpolation, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, MultiHeadAttention, MultiHeadAttentionConfig, Named,
-    Sequential, WeightInit, forward_tokens, resize, self_attention, to_nhwc,
+    Sequential, WeightInit, forward_tokens, resize, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};

@@ -4,6 +4,9 @@
 //! `[N, C, H, W]` (see [`to_nhwc`] and [`to_nchw`]). Parameters keep PyTorch's names and shapes
 //! (`weight: [out, in / groups, kh, kw]`, `[out, in]`), so a state dictionary needs no key map.
 
+// Modules are made once and stay in their vectors; boxes would only add indirection.
+#![allow(clippy::large_enum_variant)]
+
 mod activation;
 mod attention;
 mod buffer;
