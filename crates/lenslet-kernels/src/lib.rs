@@ -14,6 +14,7 @@ mod buffer;
 mod columns;
 mod conv;
 mod derivative;
+mod elementwise;
 mod epilogue;
 mod error;
 mod gemm;
@@ -22,8 +23,10 @@ mod norm;
 mod outer;
 mod panels;
 pub mod pool;
+mod pool2d;
 mod product;
 pub mod simd;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod tile;
@@ -32,8 +35,14 @@ pub mod vmath;
 pub use buffer::{AlignedBuf, Scratch};
 pub use columns::InOut;
 pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
+pub use elementwise::{
+    AdamW, Factor, Saved, Scaling, Sgd, activation_backward, activation_forward, add_forward,
+    add_scaled, dropout, dropout_mask, scale_in_place, sum_of_squares,
+};
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;
 pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
 pub use matrix::{Matrix, MatrixMut};
 pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};
+pub use pool2d::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
+pub use softmax::{CrossEntropy, log_softmax, log_softmax_backward, softmax, softmax_backward};
