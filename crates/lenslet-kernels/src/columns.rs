@@ -175,6 +175,16 @@ impl Out {
         In(self.data)
     }
 
+    /// Copies a slice to element `at` and those behind it.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist, belong to this thread and not overlap the slice.
+    pub unsafe fn copy(self, at: usize, from: &[f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.data.add(at), from.len()) }
+    }
+
     /// Adds `x` to element `at`.
     ///
     /// # Safety

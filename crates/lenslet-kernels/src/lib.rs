@@ -10,6 +10,7 @@
 //! - The instruction set is chosen at run time (see [`simd`]), work is shared by the crate's own threads (see [`pool`]), and
 //!   a result never depends on the number of threads.
 
+mod attention;
 mod buffer;
 mod columns;
 mod conv;
@@ -17,6 +18,7 @@ mod derivative;
 mod elementwise;
 mod epilogue;
 mod error;
+mod gather;
 mod gemm;
 mod matrix;
 mod norm;
@@ -25,6 +27,7 @@ mod panels;
 pub mod pool;
 mod pool2d;
 mod product;
+mod resize;
 pub mod simd;
 mod softmax;
 #[cfg(test)]
@@ -32,9 +35,10 @@ mod testing;
 mod tile;
 pub mod vmath;
 
+pub use attention::{Attention, AttentionGradients, AttentionSaved};
 pub use buffer::{AlignedBuf, Scratch};
 pub use columns::InOut;
-pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
+pub use conv::{Algorithm, Conv2d, ConvTranspose2d, PackedConv, Pass, column_sums};
 pub use elementwise::{
     AdamW, Factor, Saved, Scaling, Sgd, activation_backward, activation_forward, add_forward,
     add_scaled, dropout, dropout_mask, scale_in_place, sum_of_squares,
@@ -45,4 +49,5 @@ pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transp
 pub use matrix::{Matrix, MatrixMut};
 pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};
 pub use pool2d::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
+pub use resize::{Interpolation, Resize2d};
 pub use softmax::{CrossEntropy, log_softmax, log_softmax_backward, softmax, softmax_backward};

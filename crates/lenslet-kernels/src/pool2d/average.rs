@@ -1,8 +1,9 @@
 //! Average pooling, adaptive average pooling, and the global average.
 
-use super::{Covers, Pool2d, rows_per_chunk, volume};
+use super::{Pool2d, volume};
 use crate::columns::{ColumnTerms, In, Layout, Out, channel_sums};
 use crate::error::{KernelError, expect_len};
+use crate::gather::{Covers, Gather, rows_per_chunk};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 
@@ -223,21 +224,17 @@ impl Averages {
                 .collect();
             Covers::new([h, w][axis], &pairs)
         });
-        let (dy, dx) = (In::new(dy), Out::new(dx));
-        let [oh, ow] = self.output();
-        let step = rows_per_chunk(w * c);
-        let isa = isa();
-        parallel_for((n * h).div_ceil(step), |i| {
-            let chunk = Backward {
-                covers: &covers,
-                input: [h, w, c],
-                output: [oh, ow],
-                rows: i * step..((i + 1) * step).min(n * h),
-                dy,
-                dx,
-            };
-            dispatch_on(isa, chunk);
-        });
+        let gather = Gather {
+            images: n,
+            from_size: self.output(),
+            to_size: [h, w],
+            channels: c,
+            covers: &covers,
+            from: In::new(dy),
+            to: Out::new(dx),
+        };
+        // SAFETY: the lengths were checked; the pairs name windows.
+        unsafe { gather.run() };
         Ok(())
     }
 }
@@ -352,71 +349,6 @@ impl Forward<'_> {
                 let at = window.out + col + v * S::LANES;
                 self.y.put::<S, PARTIAL>(s, at, n, s.mul(sum, weight));
             }
-        }
-    }
-}
-
-struct Backward<'a> {
-    covers: &'a [Covers<f32>; 2],
-    input: [usize; 3],
-    output: [usize; 2],
-    /// Input rows of all images.
-    rows: std::ops::Range<usize>,
-    dy: In,
-    dx: Out,
-}
-
-impl Kernel for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let [h, w, c] = self.input;
-        for row in self.rows.clone() {
-            let (image, rows) = (row / h, self.covers[0].of(row % h));
-            for x in 0..w {
-                let out = (row * w + x) * c;
-                let cols = self.covers[1].of(x);
-                // SAFETY: `backward` checked the lengths; windows are those of the output; input rows belong to one chunk.
-                unsafe {
-                    let mut col = 0;
-                    while col + S::LANES <= c {
-                        self.gather::<S, false>(s, image, [rows, cols], out, col, S::LANES);
-                        col += S::LANES;
-                    }
-                    if col < c {
-                        self.gather::<S, true>(s, image, [rows, cols], out, col, c - col);
-                    }
-                }
-            }
-        }
-        s.fence();
-    }
-}
-
-impl Backward<'_> {
-    #[inline(always)]
-    unsafe fn gather<S: Simd, const PARTIAL: bool>(
-        &self,
-        s: S,
-        image: usize,
-        [rows, cols]: [&[(usize, f32)]; 2],
-        out: usize,
-        col: usize,
-        n: usize,
-    ) {
-        let [oh, ow] = self.output;
-        let mut sum = s.zero();
-        // SAFETY: the caller's promise.
-        unsafe {
-            for &(oy, vertical) in rows {
-                for &(ox, horizontal) in cols {
-                    let at = ((image * oh + oy) * ow + ox) * self.input[2] + col;
-                    let dy = self.dy.get::<S, PARTIAL>(s, at, n);
-                    sum = s.mul_add(dy, s.splat(vertical * horizontal), sum);
-                }
-            }
-            self.dx.put::<S, PARTIAL>(s, out + col, n, sum);
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Max pooling with the winning tap of each window.
 
-use super::{Axis, Covers, Pool2d, rows_per_chunk, volume};
+use super::{Axis, Pool2d, volume};
 use crate::columns::{In, Out};
 use crate::error::{KernelError, expect_len};
+use crate::gather::{Covers, rows_per_chunk};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

@@ -147,45 +147,6 @@ impl Axis {
     }
 }
 
-/// Lists of pairs, one list per position: for each input position, the windows that cover it and what it is to them.
-#[derive(Debug)]
-struct Covers<T> {
-    starts: Vec<usize>,
-    pairs: Vec<(usize, T)>,
-}
-
-impl<T: Copy> Covers<T> {
-    /// `pairs` of (input position, window, value), windows in order.
-    fn new(input: usize, pairs: &[(usize, usize, T)]) -> Self {
-        let mut starts = vec![0; input + 1];
-        for &(i, ..) in pairs {
-            starts[i + 1] += 1;
-        }
-        for i in 0..input {
-            starts[i + 1] += starts[i];
-        }
-        let mut sorted: Vec<&(usize, usize, T)> = pairs.iter().collect();
-        // Stable, so windows stay in order.
-        sorted.sort_by_key(|pair| pair.0);
-        Covers {
-            starts,
-            pairs: sorted
-                .into_iter()
-                .map(|&(_, o, value)| (o, value))
-                .collect(),
-        }
-    }
-
-    fn of(&self, i: usize) -> &[(usize, T)] {
-        &self.pairs[self.starts[i]..self.starts[i + 1]]
-    }
-}
-
-/// How many rows make a chunk of about 128 KB.
-fn rows_per_chunk(row: usize) -> usize {
-    ((32 << 10) / row.max(1)).max(1)
-}
-
 fn volume(input: [usize; 4], [h, w]: [usize; 2]) -> usize {
     input[0] * h * w * input[3]
 }
