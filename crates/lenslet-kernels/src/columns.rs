@@ -95,6 +95,17 @@ impl In {
         !self.0.is_null()
     }
 
+    /// Element `at`.
+    ///
+    /// # Safety
+    ///
+    /// The element must exist and must not be written by another thread.
+    #[inline(always)]
+    pub unsafe fn one(self, at: usize) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe { *self.0.add(at) }
+    }
+
     /// A vector from element `at` on, or `n` lanes of one.
     ///
     /// # Safety
@@ -147,6 +158,42 @@ impl Out {
     #[inline(always)]
     pub fn is_some(self) -> bool {
         !self.data.is_null()
+    }
+
+    /// The same buffer, never written past the caches: for rows that are read again at once.
+    #[inline(always)]
+    pub fn cached(self) -> Self {
+        Out {
+            stream: false,
+            ..self
+        }
+    }
+
+    /// The same buffer, to read what this thread has written.
+    #[inline(always)]
+    pub fn as_in(self) -> In {
+        In(self.data)
+    }
+
+    /// Copies a slice to element `at` and those behind it.
+    ///
+    /// # Safety
+    ///
+    /// The elements must exist, belong to this thread and not overlap the slice.
+    pub unsafe fn copy(self, at: usize, from: &[f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.data.add(at), from.len()) }
+    }
+
+    /// Adds `x` to element `at`.
+    ///
+    /// # Safety
+    ///
+    /// The element must exist and belong to this thread.
+    #[inline(always)]
+    pub unsafe fn add_one(self, at: usize, x: f32) {
+        // SAFETY: the caller's promise.
+        unsafe { *self.data.add(at) += x }
     }
 
     /// Writes a vector from element `at` on, or `n` lanes of it.
@@ -523,6 +570,27 @@ impl<T: ColumnTerms> Kernel for SumPart<'_, T> {
         }
     }
 }
+
+/// Walks the columns of a row: runs `$body` for every vector of columns, then once for those that fill none, with the
+/// first column, the number of columns and whether the vector is partial.
+macro_rules! for_columns {
+    ($simd:ident, $len:expr, |$col:ident, $n:ident, $partial:ident| $body:expr) => {{
+        let len = $len;
+        let mut $col = 0;
+        while $col + $simd::LANES <= len {
+            const $partial: bool = false;
+            let $n = $simd::LANES;
+            $body;
+            $col += $simd::LANES;
+        }
+        if $col < len {
+            const $partial: bool = true;
+            let $n = len - $col;
+            $body;
+        }
+    }};
+}
+pub(crate) use for_columns;
 
 #[cfg(test)]
 mod tests {

@@ -13,30 +13,44 @@
 // Loops over arrays of vectors are counted loops, which is how the compiler unrolls them best.
 #![allow(clippy::needless_range_loop)]
 
+mod attention;
 mod buffer;
 mod columns;
 mod conv;
 mod derivative;
+mod elementwise;
 mod epilogue;
 mod error;
+mod gather;
 mod gemm;
 mod matrix;
 mod norm;
 mod outer;
 mod panels;
 pub mod pool;
+mod pool2d;
 mod product;
+mod resize;
 pub mod simd;
+mod softmax;
 #[cfg(test)]
 mod testing;
 mod tile;
 pub mod vmath;
 
+pub use attention::{Attention, AttentionGradients, AttentionSaved};
 pub use buffer::{AlignedBuf, Scratch};
 pub use columns::InOut;
-pub use conv::{Algorithm, Conv2d, PackedConv, Pass, column_sums};
+pub use conv::{Algorithm, Conv2d, ConvTranspose2d, PackedConv, Pass, column_sums};
+pub use elementwise::{
+    AdamW, Factor, Saved, Scaling, Sgd, activation_backward, activation_forward, add_forward,
+    add_scaled, dropout, dropout_mask, scale_in_place, sum_of_squares,
+};
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;
 pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
 pub use matrix::{Matrix, MatrixMut};
 pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};
+pub use pool2d::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
+pub use resize::{Interpolation, Resize2d};
+pub use softmax::{CrossEntropy, log_softmax, log_softmax_backward, softmax, softmax_backward};

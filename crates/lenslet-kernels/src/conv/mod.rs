@@ -11,11 +11,13 @@ mod gradient;
 mod indirect;
 mod packed;
 mod transform;
+mod transposed;
 mod winograd;
 
 pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;
 pub use packed::PackedConv;
+pub use transposed::ConvTranspose2d;
 
 use crate::error::KernelError;
 

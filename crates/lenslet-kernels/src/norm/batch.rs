@@ -203,8 +203,7 @@ impl BatchNorm<'_> {
                 shift: In::new(&shift),
                 activation,
             };
-            // SAFETY: the lengths were checked; the parameters have the layout's width.
-            unsafe { map_columns(&layout, &map) };
+            run(&layout, &map);
         });
         Ok(())
     }
@@ -274,8 +273,7 @@ impl BatchNorm<'_> {
             let mut sums = [Vec::new(), Vec::new()];
             if needs_sums {
                 let terms = Reduce { source: &source, mean: In::new(&wide_mean) };
-                // SAFETY: the lengths were checked; the parameters have the layout's width.
-                sums = unsafe { channel_sums(&layout, channels, &terms) };
+                sums = sum(&layout, channels, &terms);
             }
             let (mut linear, mut constant) = (vec![0.0f32; channels], vec![0.0f32; channels]);
             if statistics == Statistics::Batch {
@@ -297,8 +295,7 @@ impl BatchNorm<'_> {
                 dx,
                 d_residual,
             };
-            // SAFETY: as above.
-            unsafe { map_columns(&layout, &map) };
+            run(&layout, &map);
             if let Some(d_beta) = d_beta {
                 for (d, &sum) in d_beta.iter_mut().zip(&sums[0]) {
                     *d = sum as f32;
@@ -312,6 +309,18 @@ impl BatchNorm<'_> {
         });
         Ok(())
     }
+}
+
+/// Runs a map whose buffers have the layout's elements and whose parameters have its width.
+fn run<M: ColumnMap>(layout: &Layout, map: &M) {
+    // SAFETY: the callers in this module have checked the lengths.
+    unsafe { map_columns(layout, map) };
+}
+
+/// Sums terms whose buffers have the layout's elements and whose parameters have its width.
+fn sum<T: ColumnTerms>(layout: &Layout, channels: usize, terms: &T) -> [Vec<f64>; 2] {
+    // SAFETY: the callers in this module have checked the lengths.
+    unsafe { channel_sums(layout, channels, terms) }
 }
 
 struct Forward<const KIND: u8> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use lenslet_kernels::{
-    Conv2d, Epilogue, Matrix, MatrixMut, PackedConv, Pass, Scratch, column_sums,
+    Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, PackedConv, Pass, Scratch, column_sums,
 };
 
 use super::CHECKED;
@@ -176,7 +176,9 @@ fn pass(
                 packed
             }
             Entry::Vacant(entry) => {
-                entry.insert(PackedConv::new(shape, pass, weight.data()).expect(CHECKED))
+                let algorithm = Algorithm::choose_repacked(shape, pass);
+                let packed = PackedConv::with_algorithm(shape, pass, algorithm, weight.data());
+                entry.insert(packed.expect(CHECKED))
             }
         };
         let to = MatrixMut::new(to, channels);

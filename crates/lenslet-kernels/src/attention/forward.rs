@@ -1,0 +1,217 @@
+//! Forward pass.
+
+use super::{Attention, WORKSPACE, Workspace, head, tiles};
+use crate::columns::{In, Out, for_columns};
+use crate::epilogue::Epilogue;
+use crate::error::KernelError;
+use crate::gemm::Order;
+use crate::matrix::{Matrix, MatrixMut};
+use crate::pool::parallel_for;
+use crate::simd::{Kernel, Simd, dispatch};
+use crate::vmath;
+
+/// Floats of a tile of queries by keys.
+const TILE: usize = 16 << 10;
+/// With fewer heads than this, queries are shared out too.
+const WANTED_CHUNKS: usize = 16;
+
+impl Attention {
+    /// out = softmax(scale * q k^T) v for every head, with the rows of `out` like those of `q`.
+    ///
+    /// `log_sums` (`[batch, heads, queries]`) receives the logarithm of each row's sum of exponentials, which the backward
+    /// pass needs.
+    ///
+    /// # Errors
+    ///
+    /// If a slice is too short, a row stride too small, or a number that must be positive is not.
+    pub fn forward(
+        &self,
+        q: Matrix<'_>,
+        k: Matrix<'_>,
+        v: Matrix<'_>,
+        out: MatrixMut<'_>,
+        log_sums: Option<&mut [f32]>,
+    ) -> Result<(), KernelError> {
+        self.check([&q, &k, &v])?;
+        out.check("attention output", self.batch * self.queries, self.width())?;
+        if let Some(log_sums) = &log_sums {
+            self.check_log_sums(log_sums.len())?;
+        }
+        let heads = self.batch * self.heads;
+        if heads == 0 {
+            return Ok(());
+        }
+        let shares = WANTED_CHUNKS
+            .div_ceil(heads)
+            .min(self.queries.div_ceil(64))
+            .max(1);
+        let pass = Forward {
+            shape: self,
+            q,
+            k,
+            v,
+            out: Out::at(out.data.as_mut_ptr()),
+            out_ld: out.ld,
+            log_sums: Out::optional(log_sums),
+        };
+        parallel_for(heads * shares, |i| {
+            let (index, share) = (i / shares, i % shares);
+            let queries = share * self.queries / shares..(share + 1) * self.queries / shares;
+            WORKSPACE.with_borrow_mut(|workspace| pass.run(index, queries, workspace));
+        });
+        Ok(())
+    }
+}
+
+struct Forward<'a> {
+    shape: &'a Attention,
+    q: Matrix<'a>,
+    k: Matrix<'a>,
+    v: Matrix<'a>,
+    out: Out,
+    out_ld: usize,
+    log_sums: Out,
+}
+
+impl Forward<'_> {
+    /// Some queries of one head of one image.
+    fn run(&self, index: usize, queries: std::ops::Range<usize>, workspace: &mut Workspace) {
+        const CHECKED: &str = "the views were checked";
+        let shape = self.shape;
+        let Attention { keys, dim, .. } = *shape;
+        let (image, col) = (index / shape.heads, index % shape.heads * dim);
+        let k = head(&self.k, image * keys, col);
+        let v = head(&self.v, image * keys, col);
+        let Workspace {
+            packed,
+            tiles: buffers,
+        } = workspace;
+        let [packed_k, packed_v, ..] = packed;
+        packed_k
+            .pack(k, Order::Transposed, dim, keys)
+            .expect(CHECKED);
+        packed_v.pack(v, Order::RowMajor, keys, dim).expect(CHECKED);
+        let [scores, result, sums, ..] = buffers;
+        for tile in tiles(queries.len(), keys, TILE) {
+            let (first, rows) = (queries.start + tile.start, tile.len());
+            let row = image * shape.queries + first;
+            let scores = scores.resize(rows * keys);
+            let result = result.resize(rows * dim);
+            let sums = sums.resize(rows);
+            let q = head(&self.q, row, col);
+            packed_k
+                .multiply(rows, q, MatrixMut::new(scores, keys), &Epilogue::NONE)
+                .expect(CHECKED);
+            dispatch(Exponentials {
+                scores: Out::at(scores.as_mut_ptr()),
+                keys,
+                scale: shape.scale,
+                sums,
+                log_sums: self.log_sums,
+                at: index * shape.queries + first,
+            });
+            packed_v
+                .multiply(
+                    rows,
+                    Matrix::new(scores, keys),
+                    MatrixMut::new(result, dim),
+                    &Epilogue::NONE,
+                )
+                .expect(CHECKED);
+            dispatch(Normalise {
+                result: In::new(result),
+                dim,
+                sums,
+                out: self.out,
+                at: row * self.out_ld + col,
+                ld: self.out_ld,
+            });
+        }
+    }
+}
+
+/// Turns rows of scores into e^(scale * score - maximum).
+struct Exponentials<'a> {
+    scores: Out,
+    keys: usize,
+    scale: f32,
+    /// Receives the sum of each row.
+    sums: &'a mut [f32],
+    log_sums: Out,
+    /// Where in `log_sums` the first row belongs.
+    at: usize,
+}
+
+impl Kernel for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let keys = self.keys;
+        let whole = keys - keys % S::LANES;
+        let (from, to) = (self.scores.as_in(), self.scores);
+        for (i, sum) in self.sums.iter_mut().enumerate() {
+            let at = i * keys;
+            // SAFETY: `scores` holds as many rows as there are sums; the log sums belong to this chunk's queries.
+            unsafe {
+                let mut most = s.splat(f32::NEG_INFINITY);
+                for_columns!(S, whole, |col, n, P| {
+                    most = s.max(most, from.get::<S, P>(s, at + col, n));
+                });
+                let mut most = s.reduce_max(most);
+                for col in whole..keys {
+                    most = most.max(from.one(at + col));
+                }
+                let most = most * self.scale;
+                let (scale, shift) = (s.splat(self.scale), s.splat(-most));
+                let mut total = s.zero();
+                let mut rest = 0.0;
+                for_columns!(S, keys, |col, n, P| {
+                    let x = from.get::<S, P>(s, at + col, n);
+                    let e = vmath::exp(s, s.mul_add(x, scale, shift));
+                    to.put::<S, P>(s, at + col, n, e);
+                    if !P {
+                        total = s.add(total, e);
+                    }
+                });
+                for col in whole..keys {
+                    rest += from.one(at + col);
+                }
+                *sum = s.reduce_add(total) + rest;
+                if self.log_sums.is_some() {
+                    let log_sum = s.splat(most + sum.ln());
+                    self.log_sums.put::<S, true>(s, self.at + i, 1, log_sum);
+                }
+            }
+        }
+    }
+}
+
+/// Divides rows by their sums on the way to the output.
+struct Normalise<'a> {
+    result: In,
+    dim: usize,
+    sums: &'a [f32],
+    out: Out,
+    at: usize,
+    ld: usize,
+}
+
+impl Kernel for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (i, &sum) in self.sums.iter().enumerate() {
+            let factor = s.splat(1.0 / sum);
+            // SAFETY: `result` holds as many rows as there are sums; the output's rows and columns are this chunk's own.
+            unsafe {
+                for_columns!(S, self.dim, |col, n, P| {
+                    let x = self.result.get::<S, P>(s, i * self.dim + col, n);
+                    let at = self.at + i * self.ld + col;
+                    self.out.put::<S, P>(s, at, n, s.mul(x, factor));
+                });
+            }
+        }
+    }
+}

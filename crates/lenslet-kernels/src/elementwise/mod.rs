@@ -1,0 +1,14 @@
+//! Element-wise passes: activations, sums, scalings, dropout, optimiser steps.
+
+mod activation;
+mod dropout;
+mod scale;
+mod update;
+
+pub use activation::{Saved, activation_backward, activation_forward, add_forward};
+pub use dropout::{dropout, dropout_mask};
+pub use scale::{Factor, Scaling};
+pub use update::{AdamW, Sgd, add_scaled, scale_in_place, sum_of_squares};
+
+#[cfg(test)]
+mod tests;

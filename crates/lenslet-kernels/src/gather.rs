@@ -1,0 +1,117 @@
+//! Weighted sums of pixels with weights that are the product of a vertical and a horizontal one: gradients of average
+//! pooling, interpolation both ways. Every output pixel is written once, its summands in a fixed order.
+
+use crate::columns::{In, Out, for_columns};
+use crate::pool::parallel_for;
+use crate::simd::{Kernel, Simd, dispatch_on, isa};
+
+/// Lists of pairs, one list per position along an axis: what a position reads, and what that is to it.
+///
+/// For a pooling gradient: the windows that cover an input position, with their weights.
+#[derive(Debug)]
+pub(crate) struct Covers<T> {
+    starts: Vec<usize>,
+    pairs: Vec<(usize, T)>,
+}
+
+impl<T: Copy> Covers<T> {
+    /// `pairs` of (position, what it reads, value); the order is kept within a position.
+    pub fn new(positions: usize, pairs: &[(usize, usize, T)]) -> Self {
+        let mut starts = vec![0; positions + 1];
+        for &(i, ..) in pairs {
+            starts[i + 1] += 1;
+        }
+        for i in 0..positions {
+            starts[i + 1] += starts[i];
+        }
+        let mut sorted: Vec<&(usize, usize, T)> = pairs.iter().collect();
+        // A stable sort, so that the order is kept.
+        sorted.sort_by_key(|pair| pair.0);
+        Covers {
+            starts,
+            pairs: sorted
+                .into_iter()
+                .map(|&(_, o, value)| (o, value))
+                .collect(),
+        }
+    }
+
+    pub fn of(&self, i: usize) -> &[(usize, T)] {
+        &self.pairs[self.starts[i]..self.starts[i + 1]]
+    }
+}
+
+/// How many rows make a chunk of about 128 KB.
+pub(crate) fn rows_per_chunk(row: usize) -> usize {
+    ((32 << 10) / row.max(1)).max(1)
+}
+
+/// to\[i, y, x\] = sum of from\[i, v, u\] * a * b over the pairs (v, a) of y and (u, b) of x.
+pub(crate) struct Gather<'a> {
+    pub images: usize,
+    /// Height and width of what is read, and of what is written.
+    pub from_size: [usize; 2],
+    pub to_size: [usize; 2],
+    pub channels: usize,
+    pub covers: &'a [Covers<f32>; 2],
+    pub from: In,
+    pub to: Out,
+}
+
+impl Gather<'_> {
+    /// Runs it on all threads.
+    ///
+    /// # Safety
+    ///
+    /// The buffers must have the elements of their sizes, and the pairs must be positions of what is read.
+    pub unsafe fn run(&self) {
+        let rows = self.images * self.to_size[0];
+        let step = rows_per_chunk(self.to_size[1] * self.channels);
+        let isa = isa();
+        parallel_for(rows.div_ceil(step), |i| {
+            let chunk = GatherRows {
+                gather: self,
+                rows: i * step..((i + 1) * step).min(rows),
+            };
+            dispatch_on(isa, chunk);
+        });
+    }
+}
+
+struct GatherRows<'a> {
+    gather: &'a Gather<'a>,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for GatherRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let g = self.gather;
+        let c = g.channels;
+        let ([from_h, from_w], [to_h, to_w]) = (g.from_size, g.to_size);
+        for row in self.rows {
+            let (image, rows) = (row / to_h, g.covers[0].of(row % to_h));
+            for x in 0..to_w {
+                let out = (row * to_w + x) * c;
+                let cols = g.covers[1].of(x);
+                // SAFETY: the caller of `run` promises the elements; output rows belong to one chunk each.
+                unsafe {
+                    for_columns!(S, c, |col, n, P| {
+                        let mut sum = s.zero();
+                        for &(v, vertical) in rows {
+                            let start = (image * from_h + v) * from_w;
+                            for &(u, horizontal) in cols {
+                                let value = g.from.get::<S, P>(s, (start + u) * c + col, n);
+                                sum = s.mul_add(value, s.splat(vertical * horizontal), sum);
+                            }
+                        }
+                        g.to.put::<S, P>(s, out + col, n, sum);
+                    });
+                }
+            }
+        }
+        s.fence();
+    }
+}

@@ -1,0 +1,354 @@
+//! Average pooling, adaptive average pooling, and the global average.
+
+use super::{Pool2d, volume};
+use crate::columns::{ColumnTerms, In, Layout, Out, channel_sums};
+use crate::error::{KernelError, expect_len};
+use crate::gather::{Covers, Gather, rows_per_chunk};
+use crate::pool::{SharedMut, parallel_for};
+use crate::simd::{Kernel, Simd, dispatch_on, isa};
+
+/// Average pooling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AveragePool2d {
+    /// Its windows.
+    pub windows: Pool2d,
+    /// Whether the padding counts as zeros (PyTorch's default) or not at all.
+    pub count_include_pad: bool,
+}
+
+impl AveragePool2d {
+    fn averages(&self) -> Result<Averages, KernelError> {
+        let axes = self.windows.axes([1, 1])?;
+        let spans = axes.map(|axis| {
+            (0..axis.output).map(move |o| {
+                let taps = axis.taps(o);
+                let count = if self.count_include_pad {
+                    // What a last window has beyond the padding does not count.
+                    let padded = axis.input + axis.padding[0] + axis.padding[1];
+                    axis.kernel.min(padded - o * axis.stride)
+                } else {
+                    taps.len()
+                };
+                let start = axis.position(o, taps.start);
+                Span {
+                    start,
+                    end: start + taps.len(),
+                    weight: 1.0 / count as f32,
+                }
+            })
+        });
+        let [rows, cols] = spans;
+        Ok(Averages {
+            input: self.windows.input,
+            spans: [rows.collect(), cols.collect()],
+        })
+    }
+
+    /// Output height and width.
+    ///
+    /// # Errors
+    ///
+    /// If the input is empty, a number that must be positive is 0, or a window sees no input.
+    pub fn output_size(&self) -> Result<[usize; 2], KernelError> {
+        self.averages().map(|averages| averages.output())
+    }
+
+    /// Writes the averages to `y` (`[n, oh, ow, c]`).
+    ///
+    /// # Errors
+    ///
+    /// As [`AveragePool2d::output_size`], or if a slice has the wrong length.
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        self.averages()?.forward(x, y)
+    }
+
+    /// Writes the input's gradient.
+    ///
+    /// # Errors
+    ///
+    /// As [`AveragePool2d::output_size`], or if a slice has the wrong length.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
+        self.averages()?.backward(dy, dx)
+    }
+}
+
+/// Average pooling to a given output size: window `o` of `k` reaches from floor(o h / k) to ceil((o + 1) h / k).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdaptiveAveragePool2d {
+    /// Input: images, height, width, channels.
+    pub input: [usize; 4],
+    /// Output height and width.
+    pub output: [usize; 2],
+}
+
+impl AdaptiveAveragePool2d {
+    /// The average over all pixels of each image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+    pub fn global(input: [usize; 4]) -> Self {
+        AdaptiveAveragePool2d {
+            input,
+            output: [1, 1],
+        }
+    }
+
+    fn averages(&self) -> Result<Averages, KernelError> {
+        let [_, h, w, _] = self.input;
+        let [oh, ow] = self.output;
+        if h == 0 || w == 0 || oh == 0 || ow == 0 {
+            return Err(KernelError::Shape {
+                what: "adaptive pooling",
+                why: format!("from {h} x {w} to {oh} x {ow} pixels"),
+            });
+        }
+        let spans = |input: usize, output: usize| {
+            let span = |o: usize| {
+                let (start, end) = (o * input / output, ((o + 1) * input).div_ceil(output));
+                Span {
+                    start,
+                    end,
+                    weight: 1.0 / (end - start) as f32,
+                }
+            };
+            (0..output).map(span).collect()
+        };
+        Ok(Averages {
+            input: self.input,
+            spans: [spans(h, oh), spans(w, ow)],
+        })
+    }
+
+    /// Writes the averages to `y` (`[n, oh, ow, c]`).
+    ///
+    /// # Errors
+    ///
+    /// If input or output is empty or a slice has the wrong length.
+    pub fn forward(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        let averages = self.averages()?;
+        if self.output == [1, 1] {
+            return averages.global(x, y);
+        }
+        averages.forward(x, y)
+    }
+
+    /// Writes the input's gradient.
+    ///
+    /// # Errors
+    ///
+    /// If input or output is empty or a slice has the wrong length.
+    pub fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
+        self.averages()?.backward(dy, dx)
+    }
+}
+
+/// The input positions of one window along an axis, and 1 over how many count.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    end: usize,
+    weight: f32,
+}
+
+/// Averages over windows that are the product of a vertical and a horizontal span.
+struct Averages {
+    input: [usize; 4],
+    spans: [Vec<Span>; 2],
+}
+
+impl Averages {
+    fn output(&self) -> [usize; 2] {
+        [self.spans[0].len(), self.spans[1].len()]
+    }
+
+    fn check(&self, x: usize, y: usize) -> Result<(), KernelError> {
+        let [_, h, w, _] = self.input;
+        expect_len(
+            "pooling input or its gradient",
+            x,
+            volume(self.input, [h, w]),
+        )?;
+        expect_len(
+            "pooling output or its gradient",
+            y,
+            volume(self.input, self.output()),
+        )
+    }
+
+    fn forward(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        self.check(x.len(), y.len())?;
+        let (x, y) = (In::new(x), Out::new(y));
+        let [oh, ow] = self.output();
+        let rows = self.input[0] * oh;
+        let step = rows_per_chunk(ow * self.input[3]);
+        let isa = isa();
+        parallel_for(rows.div_ceil(step), |i| {
+            let chunk = Forward {
+                averages: self,
+                rows: i * step..((i + 1) * step).min(rows),
+                x,
+                y,
+            };
+            dispatch_on(isa, chunk);
+        });
+        Ok(())
+    }
+
+    /// With one window: sums per channel over blocks of pixels, so that a single image is shared by all threads.
+    fn global(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+        self.check(x.len(), y.len())?;
+        let [n, h, w, c] = self.input;
+        let layout = Layout::new(h * w, c);
+        let y = SharedMut::new(y);
+        let x = In::new(x);
+        parallel_for(n, |i| {
+            let terms = Total {
+                x,
+                start: i * h * w * c,
+            };
+            // SAFETY: the input has the layout's elements for every image.
+            let [sums, _] = unsafe { channel_sums(&layout, c, &terms) };
+            // SAFETY: each image has its own output.
+            let y = unsafe { y.slice(i * c, c) };
+            for (y, sum) in y.iter_mut().zip(sums) {
+                *y = (sum / (h * w) as f64) as f32;
+            }
+        });
+        Ok(())
+    }
+
+    fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
+        self.check(dx.len(), dy.len())?;
+        let [n, h, w, c] = self.input;
+        let covers = [0, 1].map(|axis| {
+            let spans = self.spans[axis].iter().enumerate();
+            let pairs: Vec<_> = spans
+                .flat_map(|(o, span)| (span.start..span.end).map(move |i| (i, o, span.weight)))
+                .collect();
+            Covers::new([h, w][axis], &pairs)
+        });
+        let gather = Gather {
+            images: n,
+            from_size: self.output(),
+            to_size: [h, w],
+            channels: c,
+            covers: &covers,
+            from: In::new(dy),
+            to: Out::new(dx),
+        };
+        // SAFETY: the lengths were checked; the pairs name windows.
+        unsafe { gather.run() };
+        Ok(())
+    }
+}
+
+/// Sums of an image's channels.
+struct Total {
+    x: In,
+    start: usize,
+}
+
+impl ColumnTerms for Total {
+    type Params<S: Simd> = ();
+
+    #[inline(always)]
+    unsafe fn params<S: Simd, const PARTIAL: bool>(&self, _: S, _: usize, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn terms<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        (): (),
+        at: usize,
+        n: usize,
+    ) -> [S::V; 2] {
+        // SAFETY: the caller's promise, for the image from `start` on.
+        let x = unsafe { self.x.get::<S, PARTIAL>(s, self.start + at, n) };
+        [x, s.zero()]
+    }
+}
+
+struct Forward<'a> {
+    averages: &'a Averages,
+    /// Output rows of all images.
+    rows: std::ops::Range<usize>,
+    x: In,
+    y: Out,
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let [_, h, w, c] = self.averages.input;
+        let [oh, ow] = self.averages.output();
+        for row in self.rows.clone() {
+            let (image, vertical) = (row / oh, self.averages.spans[0][row % oh]);
+            for (ox, horizontal) in self.averages.spans[1].iter().enumerate() {
+                let window = Window {
+                    start: ((image * h + vertical.start) * w + horizontal.start) * c,
+                    steps: [w * c, c],
+                    size: [
+                        vertical.end - vertical.start,
+                        horizontal.end - horizontal.start,
+                    ],
+                    weight: vertical.weight * horizontal.weight,
+                    out: (row * ow + ox) * c,
+                };
+                // SAFETY: `forward` checked the lengths; spans lie inside the input; output rows belong to one chunk.
+                unsafe {
+                    let mut col = 0;
+                    while col + 4 * S::LANES <= c {
+                        self.average::<S, 4, false>(s, &window, col, S::LANES);
+                        col += 4 * S::LANES;
+                    }
+                    while col + S::LANES <= c {
+                        self.average::<S, 1, false>(s, &window, col, S::LANES);
+                        col += S::LANES;
+                    }
+                    if col < c {
+                        self.average::<S, 1, true>(s, &window, col, c - col);
+                    }
+                }
+            }
+        }
+        s.fence();
+    }
+}
+
+struct Window {
+    start: usize,
+    steps: [usize; 2],
+    size: [usize; 2],
+    weight: f32,
+    out: usize,
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    unsafe fn average<S: Simd, const NV: usize, const PARTIAL: bool>(
+        &self,
+        s: S,
+        window: &Window,
+        col: usize,
+        n: usize,
+    ) {
+        let mut sums = [s.zero(); NV];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for ky in 0..window.size[0] {
+                let mut at = window.start + ky * window.steps[0] + col;
+                for _ in 0..window.size[1] {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        let x = self.x.get::<S, PARTIAL>(s, at + v * S::LANES, n);
+                        *sum = s.add(*sum, x);
+                    }
+                    at += window.steps[1];
+                }
+            }
+            let weight = s.splat(window.weight);
+            for (v, sum) in sums.into_iter().enumerate() {
+                let at = window.out + col + v * S::LANES;
+                self.y.put::<S, PARTIAL>(s, at, n, s.mul(sum, weight));
+            }
+        }
+    }
+}
