@@ -4,10 +4,12 @@
 //! prediction all go through [`Preprocess::apply`] (training with an [`Augment`] in it), so that they cannot differ.
 
 mod augment;
+mod colour;
 mod resize;
 mod warp;
 
 pub use augment::{Augment, RandomAffine};
+pub use colour::{brightness, contrast, hue, saturation};
 pub use resize::resize;
 pub use warp::{Affine, warp};
 
