@@ -21,6 +21,7 @@
 pub mod decode;
 pub mod idx;
 pub mod loader;
+pub mod mix;
 pub mod mnist;
 pub mod rng;
 pub mod transform;

@@ -120,10 +120,10 @@ fn premultiplied(mut image: Image) -> Image {
 fn divided(mut image: Image) -> Image {
     for p in image.data_mut().chunks_exact_mut(4) {
         let alpha = u32::from(p[3]);
-        if alpha != 0 {
-            for v in &mut p[..3] {
-                *v = (u32::from(*v) * 255 / alpha).min(255) as u8;
-            }
+        for v in &mut p[..3] {
+            *v = (u32::from(*v) * 255)
+                .checked_div(alpha)
+                .map_or(*v, |v| v.min(255) as u8);
         }
     }
     image
