@@ -188,12 +188,11 @@ impl Image {
 
     /// Mirrored left to right.
     pub fn flip_horizontal(mut self) -> Self {
-        let (c, w) = (self.channels, self.width);
-        for row in self.data.chunks_exact_mut(w * c) {
-            for x in 0..w / 2 {
-                for k in 0..c {
-                    row.swap(x * c + k, (w - 1 - x) * c + k);
-                }
+        for row in self.data.chunks_exact_mut(self.width * self.channels) {
+            match self.channels {
+                1 => row.reverse(),
+                3 => row.as_chunks_mut::<3>().0.reverse(),
+                _ => row.as_chunks_mut::<4>().0.reverse(),
             }
         }
         self

@@ -2,6 +2,7 @@
 
 use crate::Image;
 use crate::picture::luma;
+use std::sync::LazyLock;
 
 /// Every sample between `base` (factor 0) and itself (factor 1), or beyond; cut to 8 bits as Pillow's `blend` does.
 fn blend(base: f32, value: u8, factor: f32) -> u8 {
@@ -42,15 +43,10 @@ pub fn contrast(image: Image, factor: f32) -> Image {
 
 /// More colour (factor above 1) or less (0 is grey). Grey pictures stay as they are.
 pub fn saturation(mut image: Image, factor: f32) -> Image {
-    let c = image.channels();
-    if c >= 3 {
-        for p in image.data_mut().chunks_exact_mut(c) {
-            let grey = luma(p[0], p[1], p[2]).into();
-            for v in &mut p[..3] {
-                *v = blend(grey, *v, factor);
-            }
-        }
-    }
+    each_colour(&mut image, |[r, g, b]| {
+        let grey = luma(r, g, b).into();
+        [r, g, b].map(|v| blend(grey, v, factor))
+    });
     image
 }
 
@@ -59,56 +55,114 @@ pub fn saturation(mut image: Image, factor: f32) -> Image {
 pub fn hue(mut image: Image, shift: f32) -> Image {
     // The shift in whole 255ths, cut towards zero and wrapped.
     let steps = (f64::from(shift) * 255.0) as i32 as u8;
-    let c = image.channels();
-    if c >= 3 {
-        for p in image.data_mut().chunks_exact_mut(c) {
-            let (h, s, v) = to_hsv(p[0], p[1], p[2]);
-            p[..3].copy_from_slice(&from_hsv(h.wrapping_add(steps), s, v));
-        }
-    }
+    let tables = (HUES.as_slice(), SATURATIONS.as_slice());
+    each_colour(&mut image, |rgb| {
+        let (h, s, v) = to_hsv(rgb, tables);
+        from_hsv(h.wrapping_add(steps), s, v)
+    });
     image
 }
 
+/// Replaces the colour of every pixel, if there is any.
+fn each_colour(image: &mut Image, change: impl Fn([u8; 3]) -> [u8; 3]) {
+    match image.channels() {
+        3 => image
+            .data_mut()
+            .as_chunks_mut::<3>()
+            .0
+            .iter_mut()
+            .for_each(|p| *p = change(*p)),
+        4 => {
+            for p in image.data_mut().as_chunks_mut::<4>().0 {
+                let [r, g, b] = change([p[0], p[1], p[2]]);
+                *p = [r, g, b, p[3]];
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Hue in 255ths of the circle by sixth, range and distance of the middle colour from the highest. Computing it, with
+/// the divisions and roundings that Pillow has, takes five times as long as a look into this table of 384 KiB.
+static HUES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let hue = |sixth: usize, range: usize, below: usize| {
+        let x = below as f32 / range as f32;
+        let sixths = match sixth {
+            0 => 1.0 - x,
+            1 => x - 1.0,
+            2 => 2.0 + x - 1.0,
+            3 => 2.0 + 1.0 - x,
+            4 => 4.0 + x - 1.0,
+            _ => 4.0 + 1.0 - x,
+        };
+        let turn = f64::from(sixths) / 6.0;
+        ((if turn < 0.0 { turn + 1.0 } else { turn }) * 255.0) as u8
+    };
+    (0..6 << 16)
+        .map(|i| hue(i >> 16, i >> 8 & 0xff, i & 0xff))
+        .collect()
+});
+
+/// Saturation by highest colour and range.
+static SATURATIONS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let saturation =
+        |high: usize, range: usize| (f64::from(range as f32 / high as f32) * 255.0) as u8;
+    (0..1 << 16).map(|i| saturation(i >> 8, i & 0xff)).collect()
+});
+
 /// Hue in 255ths of the circle, saturation and value in 0..=255.
-fn to_hsv(r: u8, g: u8, b: u8) -> (u8, u8, u8) {
+fn to_hsv([r, g, b]: [u8; 3], (hues, saturations): (&[u8], &[u8])) -> (u8, u8, u8) {
     let (high, low) = (r.max(g).max(b), r.min(g).min(b));
     let range = high - low;
     if range == 0 {
         return (0, 0, high);
     }
-    // Sixths of the circle from the axis of the strongest colour; distances to it divided by the range.
-    let [dr, dg, db] = [r, g, b].map(|v| f32::from(high - v) / f32::from(range));
-    let sixths = match high {
-        _ if high == r => db - dg,
-        _ if high == g => 2.0 + dr - db,
-        _ => 4.0 + dg - dr,
+    // The sixths of the circle by which colour is highest and which is lowest.
+    let (sixth, middle) = match (high == r, high == g) {
+        (true, _) if b <= g => (0, g),
+        (true, _) => (1, b),
+        (_, true) if b <= r => (2, r),
+        (_, true) => (3, b),
+        _ if r <= g => (4, g),
+        _ => (5, r),
     };
-    let turn = (f64::from(sixths) / 6.0 + 1.0).fract();
-    let saturation = f32::from(range) / f32::from(high);
+    let at = (sixth << 8 | usize::from(range)) << 8 | usize::from(high - middle);
     (
-        (turn * 255.0) as u8,
-        (f64::from(saturation) * 255.0) as u8,
+        hues[at],
+        saturations[usize::from(high) << 8 | usize::from(range)],
         high,
     )
 }
 
+/// For every hue: where red, green and blue are found among value, lowest, falling and rising level, and the part of the
+/// sector that lies behind it.
+static SECTORS: [([u8; 3], f32); 256] = {
+    const ORDER: [[u8; 3]; 6] = [
+        [0, 3, 1],
+        [2, 0, 1],
+        [1, 0, 3],
+        [1, 2, 0],
+        [3, 1, 0],
+        [0, 1, 2],
+    ];
+    let mut table = [([0; 3], 0.0); 256];
+    let mut h = 0;
+    while h < 256 {
+        let sixths = h as f32 * 6.0 / 255.0;
+        let sector = sixths as usize;
+        table[h] = (ORDER[sector % 6], sixths - sector as f32);
+        h += 1;
+    }
+    table
+};
+
 fn from_hsv(h: u8, s: u8, v: u8) -> [u8; 3] {
-    if s == 0 {
-        return [v; 3];
-    }
-    let sixths = f32::from(h) * 6.0 / 255.0;
-    let (sector, part) = (sixths.floor(), sixths.fract());
+    let (order, part) = SECTORS[usize::from(h)];
     let (s, value) = (f32::from(s) / 255.0, f32::from(v));
+    // Between 0 and 255.5: within what the conversion takes, which cuts off.
     let level = |fade: f32| (value * (1.0 - fade) + 0.5) as u8;
-    let (low, falling, rising) = (level(s), level(s * part), level(s * (1.0 - part)));
-    match sector as u8 % 6 {
-        0 => [v, rising, low],
-        1 => [falling, v, low],
-        2 => [low, v, rising],
-        3 => [low, falling, v],
-        4 => [rising, low, v],
-        _ => [v, low, falling],
-    }
+    let levels = [v, level(s), level(s * part), level(s * (1.0 - part))];
+    order.map(|at| levels[usize::from(at & 3)])
 }
 
 #[cfg(test)]
@@ -167,7 +221,7 @@ mod tests {
         for r in (0..=255).step_by(5) {
             for g in (0..=255).step_by(5) {
                 for b in (0..=255).step_by(5) {
-                    let (h, s, v) = to_hsv(r, g, b);
+                    let (h, s, v) = to_hsv([r, g, b], (&HUES, &SATURATIONS));
                     let back = from_hsv(h, s, v);
                     assert!(
                         back.iter().zip([r, g, b]).all(|(&x, y)| x.abs_diff(y) <= 7),
