@@ -18,6 +18,7 @@
 //! # Ok::<(), lenslet_data::DataError>(())
 //! ```
 
+pub mod check;
 pub mod decode;
 pub mod folder;
 pub mod idx;

@@ -243,3 +243,27 @@ fn decoded_pixels() {
         }
     }
 }
+
+/// Ink to light, without colour management, as Pillow has it.
+#[test]
+fn cmyk_jpeg() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let decoded = decode::read(&fixtures.join("cmyk.jpg")).unwrap();
+    assert_eq!(
+        (decoded.info.colour, decoded.image.channels()),
+        (Colour::Cmyk, 3)
+    );
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixtures.join("extra.json")).unwrap())
+            .unwrap();
+    let (w, h) = (decoded.image.width(), decoded.image.height());
+    let mut worst = 0.0f64;
+    for (at, pixel) in expected["cmyk"].as_array().unwrap().iter().enumerate() {
+        let y = (((at / 16) as f64 + 0.5) * h as f64 / 16.0) as usize;
+        let x = (((at % 16) as f64 + 0.5) * w as f64 / 16.0) as usize;
+        for (k, v) in floats(pixel).into_iter().enumerate() {
+            worst = worst.max((v - f64::from(decoded.image.data()[(y * w + x) * 3 + k])).abs());
+        }
+    }
+    assert!(worst <= 3.0, "{worst}");
+}

@@ -264,6 +264,40 @@ mod tests {
         }
     }
 
+    /// What Pillow makes of a photo, at strength 9 of 30 upwards.
+    #[test]
+    fn pillows_results() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let photo = crate::decode::read(&fixtures.join("transforms/images/coffee_300x200.png"))
+            .unwrap()
+            .image;
+        let json = std::fs::read_to_string(fixtures.join("extra.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let mut tested = 0;
+        for op in OPS {
+            let Some(grid) = expected[format!("{op:?}")].as_array() else {
+                continue;
+            };
+            let out = op.apply(photo.clone(), 0.3, 1.0);
+            for (at, pixel) in grid.iter().enumerate() {
+                let y = ((at / 16) as f64 + 0.5) * 200.0 / 16.0;
+                let x = ((at % 16) as f64 + 0.5) * 300.0 / 16.0;
+                let ours = &out.row(y as usize)[x as usize * 3..][..3];
+                let off = ours
+                    .iter()
+                    .zip(pixel.as_array().unwrap())
+                    .map(|(&o, e)| e.as_i64().unwrap().abs_diff(o.into()))
+                    .max();
+                assert!(
+                    off <= Some(1),
+                    "{op:?} at {x}, {y}: {ours:?}, expected {pixel}"
+                );
+            }
+            tested += 1;
+        }
+        assert_eq!(tested, 11);
+    }
+
     #[test]
     fn known_values() {
         let image = Image::new(4, 1, 1, vec![10, 60, 110, 210]).unwrap();
