@@ -249,6 +249,103 @@ pub enum DataError {
         what: String,
     },
 
+    /// A folder, or table, without at least two classes.
+    #[error(
+        "{dir}: has {found}; training needs at least two classes. Put the images of each class into a folder of its own, named after the class (or list them in a CSV as path,label)"
+    )]
+    NoClasses {
+        /// The folder or table.
+        dir: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+
+    /// Two class folders whose names differ by case only.
+    #[error(
+        "{dir}: the classes \"{a}\" and \"{b}\" differ by case only; merge them, or rename one"
+    )]
+    ClassesByCase {
+        /// The folder.
+        dir: PathBuf,
+        /// One of them.
+        a: String,
+        /// The other.
+        b: String,
+    },
+
+    /// Class folders without images.
+    #[error("{dir}: no images in the class folders {classes}; add some, or remove the folders")]
+    EmptyClasses {
+        /// The split's folder.
+        dir: PathBuf,
+        /// Their names.
+        classes: String,
+    },
+
+    /// Classes of one split that another does not have.
+    #[error(
+        "{dir}: has no folder for the classes {classes}, which another split has; every split needs images of every class"
+    )]
+    MissingClasses {
+        /// The split's folder.
+        dir: PathBuf,
+        /// Their names.
+        classes: String,
+    },
+
+    /// Two folders that mean the same split.
+    #[error("{dir}: has two folders for the split \"{split}\"; merge them, or rename one")]
+    TwoSplits {
+        /// The folder.
+        dir: PathBuf,
+        /// The split.
+        split: &'static str,
+    },
+
+    /// Files of classes that a model does not know.
+    #[error(
+        "the data has the classes {found}, which the model does not know; it knows {known}. Rename or remove them"
+    )]
+    UnknownClasses {
+        /// The unknown ones.
+        found: String,
+        /// The model's.
+        known: String,
+    },
+
+    /// Classes that cannot be in training and in validation both.
+    #[error(
+        "the classes {classes} have fewer than two different images of their own, so they cannot be divided into training and validation; add images, or provide folders train/ and val/"
+    )]
+    CannotSplit {
+        /// Their names.
+        classes: String,
+    },
+
+    /// A row of a CSV that is no path and label.
+    #[error("{path}, line {line}: {reason}; every row needs a path and a label")]
+    CsvRow {
+        /// The table.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// Files that a CSV names and that are not there.
+    #[error("{path}: {count} of {rows} files do not exist:\n  {}\nPaths are relative to the CSV's folder", .examples.join("\n  "))]
+    CsvMissing {
+        /// The table.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// Rows in all.
+        rows: usize,
+        /// The first ten.
+        examples: Vec<String>,
+    },
+
     /// More images could not be read than the run accepts.
     #[error("{count} of {samples} images cannot be read, over the limit of {} %:\n  {}\nRepair or remove them, or raise the limit", .limit * 100.0, .list.join("\n  "))]
     TooManyUnreadable {

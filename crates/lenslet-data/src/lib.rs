@@ -18,19 +18,26 @@
 //! # Ok::<(), lenslet_data::DataError>(())
 //! ```
 
+pub mod check;
 pub mod decode;
+pub mod folder;
 pub mod idx;
 pub mod loader;
+pub mod mix;
 pub mod mnist;
 pub mod rng;
+pub mod table;
 pub mod transform;
 
 mod dataset;
 mod error;
+mod files;
 mod picture;
+mod split;
 
 pub use dataset::{Dataset, Sample, Subset, class_counts};
 pub use error::DataError;
+pub use files::{FileDataset, FileEntry, images_in, natural_order};
 pub use idx::IdxDataset;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Skipped};
 pub use picture::{Channels, Image};

@@ -1,6 +1,7 @@
 //! Decoded pictures.
 
 use crate::DataError;
+use image::ImageEncoder;
 use serde::{Deserialize, Serialize};
 
 /// The colour channels that a model takes.
@@ -186,14 +187,54 @@ impl Image {
         )
     }
 
+    /// The picture as the content of a PNG file.
+    ///
+    /// # Errors
+    /// [`DataError::Internal`]: none in a sound build.
+    pub fn to_png(&self) -> Result<Vec<u8>, DataError> {
+        let colour = match self.channels {
+            1 => image::ExtendedColorType::L8,
+            3 => image::ExtendedColorType::Rgb8,
+            _ => image::ExtendedColorType::Rgba8,
+        };
+        let mut file = Vec::new();
+        let encoder = image::codecs::png::PngEncoder::new(&mut file);
+        encoder
+            .write_image(&self.data, self.width as u32, self.height as u32, colour)
+            .map_err(|e| DataError::Internal {
+                what: "writing PNG".into(),
+                reason: e.to_string(),
+            })?;
+        Ok(file)
+    }
+
+    /// Pictures side by side in rows of `columns`, white between and around them: what a person looks at to see what a
+    /// model sees. Cells are as large as the largest picture.
+    pub fn contact_sheet(pictures: &[Self], columns: usize) -> Self {
+        const GAP: usize = 4;
+        let width = pictures.iter().map(|p| p.width).max().unwrap_or(1) + GAP;
+        let height = pictures.iter().map(|p| p.height).max().unwrap_or(1) + GAP;
+        let columns = columns.clamp(1, pictures.len().max(1));
+        let rows = pictures.len().div_ceil(columns).max(1);
+        let mut sheet = Self::filled(columns * width + GAP, rows * height + GAP, 3, 255);
+        for (i, picture) in pictures.iter().enumerate() {
+            let picture = picture.clone().to_channels(Channels::Rgb);
+            let (left, top) = (i % columns * width + GAP, i / columns * height + GAP);
+            for y in 0..picture.height {
+                sheet.row_mut(top + y)[left * 3..(left + picture.width) * 3]
+                    .copy_from_slice(picture.row(y));
+            }
+        }
+        sheet
+    }
+
     /// Mirrored left to right.
     pub fn flip_horizontal(mut self) -> Self {
-        let (c, w) = (self.channels, self.width);
-        for row in self.data.chunks_exact_mut(w * c) {
-            for x in 0..w / 2 {
-                for k in 0..c {
-                    row.swap(x * c + k, (w - 1 - x) * c + k);
-                }
+        for row in self.data.chunks_exact_mut(self.width * self.channels) {
+            match self.channels {
+                1 => row.reverse(),
+                3 => row.as_chunks_mut::<3>().0.reverse(),
+                _ => row.as_chunks_mut::<4>().0.reverse(),
             }
         }
         self
@@ -254,6 +295,34 @@ mod tests {
             [200, 100, 50]
         );
         assert_eq!(image.to_channels(Channels::Grey).data(), [124]);
+    }
+
+    #[test]
+    fn a_png_returns_the_picture() {
+        for channels in [1, 3, 4] {
+            let image = ramp(5, 3, channels);
+            let png = image.to_png().unwrap();
+            let back = crate::decode::decode(
+                &png,
+                std::path::Path::new("x"),
+                crate::decode::Limits::default(),
+            )
+            .unwrap();
+            assert_eq!(back.image, image);
+        }
+    }
+
+    #[test]
+    fn a_contact_sheet_holds_every_picture() {
+        let pictures = [ramp(5, 3, 1), ramp(2, 4, 3), ramp(5, 3, 4)];
+        let sheet = Image::contact_sheet(&pictures, 2);
+        assert_eq!((sheet.width, sheet.height), (22, 20));
+        assert_eq!(sheet.crop(13, 4, 2, 4), pictures[1]);
+        assert_eq!(
+            sheet.crop(4, 12, 5, 3),
+            pictures[2].clone().to_channels(Channels::Rgb)
+        );
+        assert_eq!(Image::contact_sheet(&[], 0).channels, 3);
     }
 
     proptest! {

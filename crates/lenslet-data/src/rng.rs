@@ -92,6 +92,42 @@ impl Rng {
         self.unit() < p
     }
 
+    /// A number from Beta(`alpha`, `alpha`), `alpha` above 0: the share of one of two equal gamma variates.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        // Logarithms, since both variates underflow for small alpha.
+        let (a, b) = (self.ln_gamma_variate(alpha), self.ln_gamma_variate(alpha));
+        1.0 / (1.0 + (b - a).exp())
+    }
+
+    /// The logarithm of a number from Gamma(`shape`, 1) (Marsaglia and Tsang 2000; shapes below 1 by their boost).
+    fn ln_gamma_variate(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            let boost = (1.0 - self.unit()).ln() / shape;
+            return self.ln_gamma_variate(shape + 1.0) + boost;
+        }
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / (9.0 * d).sqrt();
+        loop {
+            let x = self.normal();
+            let v = (1.0 + c * x).powi(3);
+            let u = 1.0 - self.unit();
+            if v > 0.0 && u.ln() < 0.5 * x * x + d - d * v + d * v.ln() {
+                return (d * v).ln();
+            }
+        }
+    }
+
+    /// A number from the standard normal distribution (Marsaglia's polar method).
+    fn normal(&mut self) -> f64 {
+        loop {
+            let (x, y) = (self.range(-1.0, 1.0), self.range(-1.0, 1.0));
+            let r = x * x + y * y;
+            if r > 0.0 && r < 1.0 {
+                return x * (-2.0 * r.ln() / r).sqrt();
+            }
+        }
+    }
+
     /// Puts `items` in random order (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {

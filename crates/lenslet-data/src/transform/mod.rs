@@ -4,10 +4,17 @@
 //! prediction all go through [`Preprocess::apply`] (training with an [`Augment`] in it), so that they cannot differ.
 
 mod augment;
+mod colour;
+mod rand_augment;
 mod resize;
 mod warp;
 
-pub use augment::{Augment, RandomAffine};
+pub(crate) use augment::setting;
+pub use augment::{
+    Augment, ColorJitter, RandomAffine, RandomErasing, RandomResizedCrop, RandomRotation,
+};
+pub use colour::{brightness, contrast, hue, saturation};
+pub use rand_augment::RandAugment;
 pub use resize::resize;
 pub use warp::{Affine, warp};
 
@@ -182,18 +189,27 @@ impl Preprocess {
         augment: Option<(&Augment, &mut Rng)>,
     ) -> Result<Image, DataError> {
         let image = image.to_channels(self.channels);
+        let [h, w] = self.crop;
+        match augment {
+            Some((augment, rng)) => {
+                let part = augment.crop(&image, w, h, self.interpolation, rng);
+                let image = part.unwrap_or_else(|| self.resized(image))?;
+                Ok(augment.apply(image, rng))
+            }
+            None => self.resized(image),
+        }
+    }
+
+    /// Resize and centre crop.
+    fn resized(&self, image: Image) -> Result<Image, DataError> {
+        let [h, w] = self.crop;
         let (width, height) = self.resize.target(image.width(), image.height());
         let image = resize(image, width, height, self.interpolation)?;
-        let [h, w] = self.crop;
-        let image = if (image.height(), image.width()) == (h, w) {
+        Ok(if (image.height(), image.width()) == (h, w) {
             image
         } else {
             image.center_crop(w, h)
-        };
-        match augment {
-            Some((augment, rng)) => augment.apply(image, rng),
-            None => Ok(image),
-        }
+        })
     }
 
     /// Writes the model's input for one picture into `out`, `[C, H, W]` as [`Preprocess::output_shape`] says.
@@ -203,7 +219,7 @@ impl Preprocess {
     pub fn apply(
         &self,
         image: Image,
-        augment: Option<(&Augment, &mut Rng)>,
+        mut augment: Option<(&Augment, &mut Rng)>,
         out: &mut [f32],
     ) -> Result<(), DataError> {
         if out.len() != self.output_len() {
@@ -212,8 +228,11 @@ impl Preprocess {
                 expected: self.output_len(),
             });
         }
-        let image = self.pixels(image, augment)?;
+        let image = self.pixels(image, augment.as_mut().map(|(a, rng)| (*a, &mut **rng)))?;
         self.normalise(&image, out);
+        if let Some((augment, rng)) = augment {
+            augment.erase(out, self.output_shape(), rng);
+        }
         Ok(())
     }
 

@@ -29,24 +29,57 @@ pub fn resize(
     if (width, height) == (image.width(), image.height()) {
         return Ok(image);
     }
+    // Pillow's order: columns first, rounded to 8 bits and cut to 0..=255, then rows. The other order, or both in one
+    // call, differs by several levels where the cubic overshoots. So this size is taken on the way.
+    let between = (width as u64).saturating_mul(image.height() as u64);
     let pixels = (width as u64).saturating_mul(height as u64);
-    if !(1..=MAX_PIXELS).contains(&pixels) {
+    if pixels == 0 || pixels.max(between) > MAX_PIXELS {
         let expected = "it must have from 1 to 100 million pixels; crop very long pictures first";
+        let found = format!(
+            "{width} x {height} (from {} x {})",
+            image.width(),
+            image.height()
+        );
         return Err(DataError::Setting {
             setting: "resized size",
-            found: format!("{width} x {height}"),
+            found,
             expected,
         });
+    }
+    let algorithm = match interpolation {
+        Interpolation::Nearest => fir::ResizeAlg::Nearest,
+        Interpolation::Bilinear => fir::ResizeAlg::Convolution(fir::FilterType::Bilinear),
+        Interpolation::Bicubic => fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom),
+    };
+    let weighted = image.channels() == 4 && interpolation != Interpolation::Nearest;
+    let image = if weighted {
+        premultiplied(image)
+    } else {
+        image
+    };
+    let image = pass(image, Some(width), None, algorithm)?;
+    let image = pass(image, None, Some(height), algorithm)?;
+    Ok(if weighted { divided(image) } else { image })
+}
+
+/// Resizes along one side.
+fn pass(
+    image: Image,
+    width: Option<usize>,
+    height: Option<usize>,
+    algorithm: fir::ResizeAlg,
+) -> Result<Image, DataError> {
+    let (width, height) = (
+        width.unwrap_or(image.width()),
+        height.unwrap_or(image.height()),
+    );
+    if (width, height) == (image.width(), image.height()) {
+        return Ok(image);
     }
     let kind = match image.channels() {
         1 => fir::PixelType::U8,
         3 => fir::PixelType::U8x3,
         _ => fir::PixelType::U8x4,
-    };
-    let algorithm = match interpolation {
-        Interpolation::Nearest => fir::ResizeAlg::Nearest,
-        Interpolation::Bilinear => fir::ResizeAlg::Convolution(fir::FilterType::Bilinear),
-        Interpolation::Bicubic => fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom),
     };
     let mut out = Image::filled(width, height, image.channels(), 0);
     let failed = |e: &dyn std::fmt::Display| DataError::Internal {
@@ -63,9 +96,35 @@ pub fn resize(
     let mut target =
         fir::images::Image::from_slice_u8(width as u32, height as u32, out.data_mut(), kind)
             .map_err(|e| failed(&e))?;
-    let options = fir::ResizeOptions::new().resize_alg(algorithm);
+    let options = fir::ResizeOptions::new()
+        .resize_alg(algorithm)
+        .use_alpha(false);
     RESIZER
         .with_borrow_mut(|r| r.resize(&source, &mut target, &options))
         .map_err(|e| failed(&e))?;
     Ok(out)
+}
+
+/// Colours times alpha, rounded.
+fn premultiplied(mut image: Image) -> Image {
+    for p in image.data_mut().chunks_exact_mut(4) {
+        let alpha = u32::from(p[3]);
+        for v in &mut p[..3] {
+            *v = ((u32::from(*v) * alpha + 127) / 255) as u8;
+        }
+    }
+    image
+}
+
+/// Colours through alpha, cut off as in Pillow; where alpha is 0 they stay as they are.
+fn divided(mut image: Image) -> Image {
+    for p in image.data_mut().chunks_exact_mut(4) {
+        let alpha = u32::from(p[3]);
+        for v in &mut p[..3] {
+            *v = (u32::from(*v) * 255)
+                .checked_div(alpha)
+                .map_or(*v, |v| v.min(255) as u8);
+        }
+    }
+    image
 }

@@ -202,6 +202,140 @@ fn warping_by_known_maps() {
     assert_eq!(large.row(0)[..3], image.row(2)[6..9]);
 }
 
+fn every_augmentation() -> Augment {
+    Augment {
+        affine: Augment::digits().affine,
+        rand_augment: Some(RandAugment::default()),
+        random_erasing: Some(RandomErasing::default()),
+        ..Augment::photos()
+    }
+}
+
+#[test]
+fn photos_of_any_size_under_every_augmentation() {
+    let augment = every_augmentation();
+    augment.validate().unwrap();
+    for preprocess in [
+        Preprocess::imagenet(64, 56, Interpolation::Bilinear),
+        Preprocess::lenet5(),
+    ] {
+        for (w, h, c) in [(1, 1, 1), (1, 300, 3), (300, 2, 4), (64, 48, 3)] {
+            for epoch in 0..20 {
+                let mut rng = Rng::keyed(3, Purpose::Augment, epoch, 0);
+                let mut out = vec![f32::NAN; preprocess.output_len()];
+                preprocess
+                    .apply(ramp(w, h, c), Some((&augment, &mut rng)), &mut out)
+                    .unwrap();
+                assert!(out.iter().all(|v| v.is_finite()));
+            }
+        }
+    }
+}
+
+#[test]
+fn erasing_sets_a_rectangle_in_every_channel() {
+    let augment = Augment {
+        random_erasing: Some(RandomErasing {
+            p: 1.0,
+            ..RandomErasing::default()
+        }),
+        ..Augment::default()
+    };
+    let preprocess = Preprocess::imagenet(32, 32, Interpolation::Bilinear);
+    let white = Image::filled(32, 32, 3, 255);
+    let mut erased = 0;
+    for epoch in 0..40 {
+        let mut rng = Rng::keyed(3, Purpose::Augment, epoch, 0);
+        let mut out = vec![0.0; preprocess.output_len()];
+        preprocess
+            .apply(white.clone(), Some((&augment, &mut rng)), &mut out)
+            .unwrap();
+        let zeros: Vec<Vec<bool>> = out
+            .chunks(32 * 32)
+            .map(|p| p.iter().map(|&v| v == 0.0).collect())
+            .collect();
+        assert!(zeros[0] == zeros[1] && zeros[1] == zeros[2]);
+        let count = zeros[0].iter().filter(|&&z| z).count();
+        assert!(count < 32 * 32 * 2 / 5);
+        erased += count;
+    }
+    // The mean area drawn is 17.5 % of the picture.
+    let mean = erased as f64 / (40.0 * 1024.0);
+    assert!((0.1..0.25).contains(&mean), "{mean}");
+}
+
+/// Area and position of the random crop, from where a ramp's colours come from.
+#[test]
+fn random_crops_cover_the_picture() {
+    let ramp = Image::new(
+        100,
+        100,
+        3,
+        (0..100 * 100)
+            .flat_map(|i| [(i % 100) as u8, (i / 100) as u8, 0])
+            .collect(),
+    )
+    .unwrap();
+    let augment = Augment {
+        random_resized_crop: Some(RandomResizedCrop::default()),
+        ..Augment::default()
+    };
+    let preprocess = Preprocess::imagenet(50, 50, Interpolation::Nearest);
+    let (mut area, mut centre) = (0.0, 0.0);
+    for epoch in 0..400 {
+        let mut rng = Rng::keyed(9, Purpose::Augment, epoch, 0);
+        let out = preprocess
+            .pixels(ramp.clone(), Some((&augment, &mut rng)))
+            .unwrap();
+        let (first, last) = (&out.row(0)[..2], &out.row(49)[147..149]);
+        let sides = [0, 1].map(|k| f64::from(last[k]) - f64::from(first[k]) + 2.0);
+        area += sides[0] * sides[1] / 10_000.0;
+        centre += (f64::from(first[0]) + f64::from(last[0])) / 2.0;
+    }
+    assert!((area / 400.0 - 0.52).abs() < 0.06, "{area}");
+    assert!((centre / 400.0 - 49.5).abs() < 3.0, "{centre}");
+}
+
+#[test]
+fn augmentations_survive_json() {
+    let json = serde_json::to_string(&every_augmentation()).unwrap();
+    assert_eq!(
+        serde_json::from_str::<Augment>(&json).unwrap(),
+        every_augmentation()
+    );
+    let short: Augment =
+        serde_json::from_str(r#"{"random_resized_crop":{},"color_jitter":{"hue":0.1}}"#).unwrap();
+    assert_eq!(
+        short.random_resized_crop,
+        Some(RandomResizedCrop::default())
+    );
+    assert!(serde_json::from_str::<Augment>(r#"{"cutout":1}"#).is_err());
+    let faulty = [
+        (r#"{"horizontal_flip":1.5}"#, "horizontal_flip"),
+        (r#"{"color_jitter":{"hue":0.7}}"#, "hue"),
+        (
+            r#"{"random_resized_crop":{"scale":[0.0,1.0]}}"#,
+            "random_resized_crop.scale",
+        ),
+        (
+            r#"{"random_erasing":{"ratio":[2.0,1.0]}}"#,
+            "random_erasing.ratio",
+        ),
+        (
+            r#"{"rand_augment":{"magnitude":31}}"#,
+            "rand_augment.magnitude",
+        ),
+    ];
+    for (json, name) in faulty {
+        let message = serde_json::from_str::<Augment>(json)
+            .unwrap()
+            .validate()
+            .unwrap_err()
+            .to_string();
+        assert!(message.starts_with(name), "{message}");
+    }
+}
+
 #[test]
 fn augmentation_is_fixed_by_its_key_and_moves_little() {
     let digit = mnist::embedded().unwrap().train.get(7).unwrap().image;
