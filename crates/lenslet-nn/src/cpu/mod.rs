@@ -4,11 +4,13 @@
 //! number, gradient checkpointing, a graph that is being captured); the layer then composes
 //! Burn's own operations.
 
+mod activate;
 mod conv;
 mod linear;
 mod norm;
 mod op;
 
+pub(crate) use activate::activate;
 pub(crate) use conv::conv2d;
 pub(crate) use linear::linear;
 pub(crate) use norm::{Normalise, batch_norm, layer_norm};
