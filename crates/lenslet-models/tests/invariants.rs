@@ -25,6 +25,15 @@ fn sizes(variant: &Variant) -> (usize, Option<usize>) {
     }
 }
 
+/// An input size at which the variant trains: an auxiliary classifier may need more than inference.
+fn training_size(variant: &Variant) -> usize {
+    match variant.name {
+        // Its auxiliary classifier pools 17 x 17 maps by 5 and convolves by 5.
+        "inception_v3" => variant.input[1],
+        _ => sizes(variant).0,
+    }
+}
+
 /// Names and shapes without making a value.
 fn shapes(model: &Model) -> HashMap<String, Vec<usize>> {
     struct Shapes(lenslet_nn::ModulePath, HashMap<String, Vec<usize>>);
@@ -136,7 +145,7 @@ fn check_gradients(variant: &Variant) -> Model {
     let device = Device::flex().autodiff();
     let options = BuildOptions::new(CLASSES).deterministic();
     let model = variant.build_with(&options, &mut Init::seeded(&device, 7));
-    let (logits, aux) = model.forward_aux(images(variant, sizes(variant).0, &device));
+    let (logits, aux) = model.forward_aux(images(variant, training_size(variant), &device));
     let loss = aux
         .into_iter()
         .fold(logits.square().sum(), |sum, aux| sum + aux.square().sum());
