@@ -10,7 +10,8 @@ use lenslet_kernels::{
 };
 
 use super::CHECKED;
-use super::op::{CpuOp, Values, input, run};
+use super::op::{Values, input};
+use super::weighted::{Weighted, run_weighted};
 
 /// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`.
 pub(crate) fn conv2d(
@@ -36,18 +37,17 @@ pub(crate) fn conv2d(
     };
     // An impossible shape is left to Burn's operation, whose message names it.
     shape.output_size().ok()?;
-    let (x, weight) = (input(x)?, input(weight)?);
-    let (y, ()) = match bias {
-        Some(bias) => run(Conv(shape), [x, weight, input(bias)?]),
-        None => run(Conv(shape), [x, weight]),
+    let bias = match bias {
+        Some(bias) => Some(input(bias)?),
+        None => None,
     };
-    Some(y)
+    Some(run_weighted(Conv(shape), [input(x)?, input(weight)?], bias))
 }
 
 #[derive(Debug, Clone)]
 struct Conv(Conv2d);
 
-impl Conv {
+impl Weighted for Conv {
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
         let shape = &self.0;
         let [oh, ow] = shape.output_size().expect(CHECKED);
@@ -99,49 +99,6 @@ impl Conv {
         let rows = dy.data().len() / channels;
         column_sums(rows, Matrix::new(dy.data(), channels), &mut db).expect(CHECKED);
         Values::new(db, &[channels])
-    }
-}
-
-impl CpuOp<2> for Conv {
-    type Saved = [Values; 2];
-    type Extra = ();
-
-    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Self::Saved, ()) {
-        (self.forward(&x, &weight, None), [x, weight], ())
-    }
-
-    fn backward(
-        &self,
-        [x, weight]: [Values; 2],
-        dy: Values,
-        wanted: [bool; 2],
-    ) -> [Option<Values>; 2] {
-        [
-            wanted[0].then(|| self.input_gradient(&weight, &dy)),
-            wanted[1].then(|| self.weight_gradient(&x, &dy)),
-        ]
-    }
-}
-
-impl CpuOp<3> for Conv {
-    type Saved = [Values; 2];
-    type Extra = ();
-
-    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Self::Saved, ()) {
-        (self.forward(&x, &weight, Some(&bias)), [x, weight], ())
-    }
-
-    fn backward(
-        &self,
-        [x, weight]: [Values; 2],
-        dy: Values,
-        wanted: [bool; 3],
-    ) -> [Option<Values>; 3] {
-        [
-            wanted[0].then(|| self.input_gradient(&weight, &dy)),
-            wanted[1].then(|| self.weight_gradient(&x, &dy)),
-            wanted[2].then(|| self.bias_gradient(&dy)),
-        ]
     }
 }
 

@@ -8,7 +8,8 @@ use lenslet_kernels::{
 };
 
 use super::CHECKED;
-use super::op::{CpuOp, Values, input, run};
+use super::op::{Values, input};
+use super::weighted::{Weighted, run_weighted};
 
 /// `[rows, in]` and `[out, in]` to `[rows, out]`.
 pub(crate) fn linear(
@@ -22,12 +23,11 @@ pub(crate) fn linear(
         inputs,
         outputs,
     };
-    let (x, weight) = (input(x)?, input(weight)?);
-    let (y, ()) = match bias {
-        Some(bias) => run(op, [x, weight, input(bias)?]),
-        None => run(op, [x, weight]),
+    let bias = match bias {
+        Some(bias) => Some(input(bias)?),
+        None => None,
     };
-    Some(y)
+    Some(run_weighted(op, [input(x)?, input(weight)?], bias))
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +61,9 @@ impl Linear {
         });
         Values::new(c, &[self.rows, n])
     }
+}
 
+impl Weighted for Linear {
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
         self.product(Order::Transposed, x, weight, bias)
     }
@@ -85,48 +87,5 @@ impl Linear {
         let dy = Matrix::new(dy.data(), self.outputs);
         column_sums(self.rows, dy, &mut db).expect(CHECKED);
         Values::new(db, &[self.outputs])
-    }
-}
-
-impl CpuOp<2> for Linear {
-    type Saved = [Values; 2];
-    type Extra = ();
-
-    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Self::Saved, ()) {
-        (self.forward(&x, &weight, None), [x, weight], ())
-    }
-
-    fn backward(
-        &self,
-        [x, weight]: [Values; 2],
-        dy: Values,
-        wanted: [bool; 2],
-    ) -> [Option<Values>; 2] {
-        [
-            wanted[0].then(|| self.input_gradient(&weight, &dy)),
-            wanted[1].then(|| self.weight_gradient(&x, &dy)),
-        ]
-    }
-}
-
-impl CpuOp<3> for Linear {
-    type Saved = [Values; 2];
-    type Extra = ();
-
-    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Self::Saved, ()) {
-        (self.forward(&x, &weight, Some(&bias)), [x, weight], ())
-    }
-
-    fn backward(
-        &self,
-        [x, weight]: [Values; 2],
-        dy: Values,
-        wanted: [bool; 3],
-    ) -> [Option<Values>; 3] {
-        [
-            wanted[0].then(|| self.input_gradient(&weight, &dy)),
-            wanted[1].then(|| self.weight_gradient(&x, &dy)),
-            wanted[2].then(|| self.bias_gradient(&dy)),
-        ]
     }
 }

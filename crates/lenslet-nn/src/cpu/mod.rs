@@ -9,6 +9,7 @@ mod conv;
 mod linear;
 mod norm;
 mod op;
+mod weighted;
 
 pub(crate) use activate::activate;
 pub(crate) use conv::conv2d;
