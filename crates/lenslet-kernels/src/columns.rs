@@ -484,6 +484,9 @@ pub(crate) unsafe fn channel_sums<T: ColumnTerms>(
     terms: &T,
 ) -> [Vec<f64>; 2] {
     let mut totals = [vec![0.0; channels], vec![0.0; channels]];
+    if channels == 0 {
+        return totals;
+    }
     // SAFETY: the caller's promise.
     unsafe {
         sum_columns(layout, terms, |block| {

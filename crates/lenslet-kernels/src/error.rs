@@ -33,6 +33,12 @@ pub enum KernelError {
     },
 }
 
+/// Elements of a shape. A product that overflows saturates: no slice is that long, so the length check that
+/// follows refuses it.
+pub(crate) fn elements<const N: usize>(shape: [usize; N]) -> usize {
+    shape.into_iter().fold(1, usize::saturating_mul)
+}
+
 /// Exactly `expected` elements.
 pub(crate) fn expect_len(
     what: &'static str,

@@ -182,7 +182,7 @@ pub fn transposed_product(
 ) -> Result<(), KernelError> {
     a.check("left-hand matrix", rows, m)?;
     b.check("right-hand matrix", rows, n)?;
-    crate::error::expect_len("output matrix", c.len(), m * n)?;
+    crate::error::expect_len("output matrix", c.len(), crate::error::elements([m, n]))?;
     let side = |x: &Matrix<'_>, channels| Side {
         data: x.data.as_ptr(),
         channels,

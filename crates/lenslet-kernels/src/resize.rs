@@ -1,7 +1,7 @@
 //! Interpolation of `[n, h, w, c]` to another size, forward and backward.
 
 use crate::columns::{In, Out};
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather};
 
 /// How pixels between pixels are made; both place pixel centres as PyTorch's `align_corners=False` does.
@@ -61,8 +61,16 @@ impl Resize2d {
                 why: format!("from {h} x {w} to {oh} x {ow} pixels"),
             });
         }
-        expect_len("interpolation input or its gradient", x, n * h * w * c)?;
-        expect_len("interpolation output or its gradient", y, n * oh * ow * c)
+        expect_len(
+            "interpolation input or its gradient",
+            x,
+            elements([n, h, w, c]),
+        )?;
+        expect_len(
+            "interpolation output or its gradient",
+            y,
+            elements([n, oh, ow, c]),
+        )
     }
 
     /// Writes the interpolated images to `y` (`[n, oh, ow, c]`).

@@ -1,7 +1,7 @@
 //! Softmax, log-softmax and cross entropy over the last axis of `[rows, classes]`.
 
 use crate::columns::{In, InOut, Out, for_columns};
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 use crate::vmath;
@@ -136,9 +136,13 @@ impl CrossEntropy {
                 why: format!("{rows} rows of {classes} classes, smoothing {smoothing}"),
             });
         }
-        expect_len("logits", logits.len(), rows * classes)?;
+        expect_len("logits", logits.len(), elements([rows, classes]))?;
         if let Some(gradient) = &gradient {
-            expect_len("gradient of the logits", gradient.len(), rows * classes)?;
+            expect_len(
+                "gradient of the logits",
+                gradient.len(),
+                elements([rows, classes]),
+            )?;
         }
         if let Some(row) = targets.iter().position(|&t| t as usize >= classes) {
             return Err(KernelError::Shape {

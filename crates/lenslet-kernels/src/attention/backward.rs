@@ -3,7 +3,7 @@
 use super::{Attention, AttentionGradients, WORKSPACE, Workspace, head, reader, tiles};
 use crate::columns::{In, Out, for_columns};
 use crate::epilogue::Epilogue;
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::gemm::{Order, transposed_product};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
@@ -51,7 +51,7 @@ impl Attention {
             d_out,
         } = saved;
         self.check([&q, &k, &v])?;
-        let (rows, width) = (self.batch * self.queries, self.width());
+        let (rows, width) = (elements([self.batch, self.queries]), self.width());
         out.check("attention output", rows, width)?;
         d_out.check("gradient of the output", rows, width)?;
         self.check_log_sums(log_sums.len())?;
@@ -63,7 +63,7 @@ impl Attention {
                         why: format!("{} queries but {} keys", self.queries, self.keys),
                     });
                 }
-                expect_len("joined gradients", data.len(), rows * 3 * width)?;
+                expect_len("joined gradients", data.len(), elements([rows, 3, width]))?;
                 let start = data.as_mut_ptr();
                 [0, width, 2 * width].map(|col| Target {
                     data: Out::at(start.wrapping_add(col)),
@@ -73,8 +73,16 @@ impl Attention {
             AttentionGradients::Separate(matrices) => {
                 let [dq, dk, dv] = &matrices;
                 dq.check("gradient of the queries", rows, width)?;
-                dk.check("gradient of the keys", self.batch * self.keys, width)?;
-                dv.check("gradient of the values", self.batch * self.keys, width)?;
+                dk.check(
+                    "gradient of the keys",
+                    elements([self.batch, self.keys]),
+                    width,
+                )?;
+                dv.check(
+                    "gradient of the values",
+                    elements([self.batch, self.keys]),
+                    width,
+                )?;
                 matrices.map(|matrix| Target {
                     data: Out::at(matrix.data.as_mut_ptr()),
                     ld: matrix.ld,

@@ -3,7 +3,7 @@
 use super::{Attention, WORKSPACE, Workspace, head, tiles};
 use crate::columns::{In, Out, for_columns};
 use crate::epilogue::Epilogue;
-use crate::error::KernelError;
+use crate::error::{KernelError, elements};
 use crate::gemm::Order;
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
@@ -33,7 +33,11 @@ impl Attention {
         log_sums: Option<&mut [f32]>,
     ) -> Result<(), KernelError> {
         self.check([&q, &k, &v])?;
-        out.check("attention output", self.batch * self.queries, self.width())?;
+        out.check(
+            "attention output",
+            elements([self.batch, self.queries]),
+            self.width(),
+        )?;
         if let Some(log_sums) = &log_sums {
             self.check_log_sums(log_sums.len())?;
         }

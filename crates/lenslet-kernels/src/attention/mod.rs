@@ -10,7 +10,7 @@ mod forward;
 
 pub use backward::AttentionSaved;
 
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::gemm::PackedMatrix;
 use crate::matrix::{Matrix, MatrixMut};
 use crate::{AlignedBuf, columns::In};
@@ -60,7 +60,7 @@ impl Attention {
 
     /// Channels of a row.
     fn width(&self) -> usize {
-        self.heads * self.dim
+        elements([self.heads, self.dim])
     }
 
     fn check(&self, [q, k, v]: [&Matrix<'_>; 3]) -> Result<(), KernelError> {
@@ -80,13 +80,17 @@ impl Attention {
                 ),
             });
         }
-        q.check("queries", self.batch * queries, self.width())?;
-        k.check("keys", self.batch * keys, self.width())?;
-        v.check("values", self.batch * keys, self.width())
+        q.check("queries", elements([self.batch, queries]), self.width())?;
+        k.check("keys", elements([self.batch, keys]), self.width())?;
+        v.check("values", elements([self.batch, keys]), self.width())
     }
 
     fn check_log_sums(&self, len: usize) -> Result<(), KernelError> {
-        expect_len("log sums", len, self.batch * self.heads * self.queries)
+        expect_len(
+            "log sums",
+            len,
+            elements([self.batch, self.heads, self.queries]),
+        )
     }
 }
 

@@ -4,7 +4,7 @@ use super::Conv2d;
 use super::depthwise_gradient::weight_gradient;
 use super::indirect::{merged_groups, pad_input};
 use crate::buffer::Scratch;
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::Matrix;
 use crate::outer::{Outer, Side, Span};
 use crate::pool::{SharedMut, parallel_chunks_mut, parallel_for};
@@ -26,10 +26,14 @@ impl Conv2d {
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
         let output = self.output_size()?;
-        x.check("convolution input", self.n * self.h * self.w, self.c_in)?;
+        x.check(
+            "convolution input",
+            elements([self.n, self.h, self.w]),
+            self.c_in,
+        )?;
         dy.check(
             "output gradient",
-            self.n * output[0] * output[1],
+            elements([self.n, output[0], output[1]]),
             self.c_out,
         )?;
         expect_len("weight gradient", dw.len(), self.weight_len())?;

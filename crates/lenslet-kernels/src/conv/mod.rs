@@ -19,7 +19,7 @@ pub use gradient::column_sums;
 pub use packed::PackedConv;
 pub use transposed::ConvTranspose2d;
 
-use crate::error::KernelError;
+use crate::error::{KernelError, elements};
 
 /// The shape of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,8 +129,10 @@ impl Conv2d {
                     "kernel {kernel}, stride {stride}, dilation {dilation}"
                 ));
             }
-            let input = [self.h, self.w][axis] + self.padding[axis] + self.padding[axis + 2];
-            let extent = (kernel - 1) * dilation + 1;
+            let input = [self.h, self.w][axis]
+                .saturating_add(self.padding[axis])
+                .saturating_add(self.padding[axis + 2]);
+            let extent = (kernel - 1).saturating_mul(dilation).saturating_add(1);
             if input < extent || [self.h, self.w][axis] == 0 {
                 return refuse(format!(
                     "a kernel over {extent} pixels on an input of {input}"
@@ -143,7 +145,12 @@ impl Conv2d {
 
     /// Elements of the weight.
     pub fn weight_len(&self) -> usize {
-        self.c_out * (self.c_in / self.groups.max(1)) * self.taps()
+        elements([
+            self.c_out,
+            self.c_in / self.groups.max(1),
+            self.kernel[0],
+            self.kernel[1],
+        ])
     }
 
     /// Multiply-accumulates of the forward pass, those with padding included; 0 for an impossible shape.

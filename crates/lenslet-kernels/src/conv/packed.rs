@@ -6,7 +6,7 @@ use super::winograd::{self, Size, Winograd};
 use super::{Algorithm, Conv2d, Pass};
 use crate::buffer::Scratch;
 use crate::epilogue::Epilogue;
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::product::Output;
 use crate::simd::Isa;
@@ -147,8 +147,8 @@ impl PackedConv {
             Pass::Forward => (whole, self.output, shape.c_in, shape.c_out),
             Pass::InputGradient => (self.output, whole, shape.c_out, shape.c_in),
         };
-        let rows = n * output[0] * output[1];
-        x.check("convolution input", n * input[0] * input[1], c_in)?;
+        let rows = elements([n, output[0], output[1]]);
+        x.check("convolution input", elements([n, input[0], input[1]]), c_in)?;
         y.check("convolution output", rows, c_out)?;
         epilogue.check(rows, c_out)?;
         if n == 0 {

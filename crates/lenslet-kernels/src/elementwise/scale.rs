@@ -1,7 +1,7 @@
 //! Scaling by a factor per channel, per sample, or per sample and channel.
 
 use crate::columns::{ColumnMap, ColumnTerms, In, InOut, Layout, Out, channel_sums, map_columns};
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::Simd;
 
@@ -44,13 +44,13 @@ impl Scaling {
             pixels,
             channels,
         } = *self;
-        let len = pixels * channels;
+        let len = elements([pixels, channels]);
         let (factors, parts) = match factor {
             Factor::Channels(factors) => {
-                let layout = Layout::new(samples * pixels, channels);
+                let layout = Layout::new(elements([samples, pixels]), channels);
                 let parts = Parts {
                     count: 1,
-                    len: samples * len,
+                    len: elements([samples, len]),
                     layout,
                     factors: channels,
                 };
@@ -75,12 +75,16 @@ impl Scaling {
                 (factors, parts)
             }
         };
-        expect_len("factors", factors.len(), parts.count * parts.factors)?;
+        expect_len(
+            "factors",
+            factors.len(),
+            elements([parts.count, parts.factors]),
+        )?;
         Ok(parts)
     }
 
     fn len(&self) -> usize {
-        self.samples * self.pixels * self.channels
+        elements([self.samples, self.pixels, self.channels])
     }
 
     /// y = x * factor + residual.

@@ -5,7 +5,7 @@ use crate::columns::{
 };
 use crate::derivative::{Known, with_known};
 use crate::epilogue::Activation;
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::simd::Simd;
 
 /// Writes each channel's mean and biased variance over the `rows` of `x` (`[rows, channels]`).
@@ -25,7 +25,7 @@ pub fn batch_statistics(
     let channels = mean.len();
     expect_len("variance", variance.len(), channels)?;
     check_rows(rows, channels)?;
-    expect_len("batch norm input", x.len(), rows * channels)?;
+    expect_len("batch norm input", x.len(), elements([rows, channels]))?;
     let layout = Layout::new(rows, channels);
     let (mut means, mut squares) = (vec![0.0f64; channels], vec![0.0f64; channels]);
     let mut seen = 0.0;
@@ -187,9 +187,9 @@ impl BatchNorm<'_> {
         residual: Option<&[f32]>,
     ) -> Result<(), KernelError> {
         let channels = self.check(rows)?;
-        let (x, y) = x_y.check("batch norm input and output", rows * channels)?;
+        let (x, y) = x_y.check("batch norm input and output", elements([rows, channels]))?;
         if let Some(residual) = residual {
-            expect_len("residual", residual.len(), rows * channels)?;
+            expect_len("residual", residual.len(), elements([rows, channels]))?;
         }
         let layout = Layout::new(rows, channels);
         let (scale, shift) = self.scale_shift();
@@ -229,7 +229,7 @@ impl BatchNorm<'_> {
         [d_gamma, d_beta]: [Option<&mut [f32]>; 2],
     ) -> Result<(), KernelError> {
         let channels = self.check(rows)?;
-        let len = rows * channels;
+        let len = elements([rows, channels]);
         expect_len("batch norm input", x.len(), len)?;
         let (dy, dx) = dy_dx.check("gradients of output and input", len)?;
         let (residual, output) = match z {

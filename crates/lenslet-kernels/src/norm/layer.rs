@@ -2,7 +2,7 @@
 
 use crate::buffer::with_local;
 use crate::columns::{In, InOut, Out, add_repeated};
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 
@@ -52,7 +52,10 @@ impl LayerNorm<'_> {
         statistics: Option<[&mut [f32]; 2]>,
     ) -> Result<(), KernelError> {
         self.check()?;
-        let (x, y) = x_y.check("layer norm input and output", rows * self.channels)?;
+        let (x, y) = x_y.check(
+            "layer norm input and output",
+            elements([rows, self.channels]),
+        )?;
         for saved in statistics.iter().flatten() {
             expect_len("row statistics", saved.len(), rows)?;
         }
@@ -93,7 +96,7 @@ impl LayerNorm<'_> {
     ) -> Result<(), KernelError> {
         self.check()?;
         let channels = self.channels;
-        let len = rows * channels;
+        let len = elements([rows, channels]);
         expect_len("layer norm input", x.len(), len)?;
         let (dy, dx) = dy_dx.check("gradients of output and input", len)?;
         expect_len("row means", mean.len(), rows)?;

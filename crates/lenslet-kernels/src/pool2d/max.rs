@@ -2,7 +2,7 @@
 
 use super::{Axis, Pool2d, volume};
 use crate::columns::{In, Out};
-use crate::error::{KernelError, expect_len};
+use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, rows_per_chunk};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -64,7 +64,7 @@ impl MaxPool2d {
         let [n, h, w, c] = self.windows.input;
         let [oh, ow] = axes.map(|axis| axis.output);
         let len = volume(self.windows.input, [oh, ow]);
-        expect_len("pooling input", x.len(), n * h * w * c)?;
+        expect_len("pooling input", x.len(), elements([n, h, w, c]))?;
         expect_len("pooling output", y.len(), len)?;
         expect_len("winning taps", taps.as_ref().map_or(len, |t| t.len()), len)?;
         let taps = Taps(taps.map_or(std::ptr::null_mut(), <[u16]>::as_mut_ptr));
@@ -97,7 +97,7 @@ impl MaxPool2d {
         let len = volume(self.windows.input, [oh, ow]);
         expect_len("gradient of the output", dy.len(), len)?;
         expect_len("winning taps", taps.len(), len)?;
-        expect_len("gradient of the input", dx.len(), n * h * w * c)?;
+        expect_len("gradient of the input", dx.len(), elements([n, h, w, c]))?;
         let covers = axes.map(|axis| {
             let pairs: Vec<_> = (0..axis.output)
                 .flat_map(|o| axis.taps(o).map(move |k| (axis.position(o, k), o, k)))

@@ -9,7 +9,7 @@ mod max;
 pub use average::{AdaptiveAveragePool2d, AveragePool2d};
 pub use max::MaxPool2d;
 
-use crate::error::KernelError;
+use crate::error::{KernelError, elements};
 
 /// The windows of a pooling layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +97,8 @@ impl Axis {
                 "input {input}, kernel {kernel}, stride {stride}, dilation {dilation}"
             ));
         }
-        let extent = (kernel - 1) * dilation + 1;
-        let padded = input + padding[0] + padding[1];
+        let extent = (kernel - 1).saturating_mul(dilation).saturating_add(1);
+        let padded = input.saturating_add(padding[0]).saturating_add(padding[1]);
         if padded < extent {
             return refuse(format!(
                 "a window of {extent} pixels is larger than the padded input of {padded}"
@@ -148,7 +148,7 @@ impl Axis {
 }
 
 fn volume(input: [usize; 4], [h, w]: [usize; 2]) -> usize {
-    input[0] * h * w * input[3]
+    elements([input[0], h, w, input[3]])
 }
 
 #[cfg(test)]
