@@ -57,9 +57,16 @@ impl Transform for F2 {
     }
 }
 
-/// F(4, 3), on the points 0, 1, -1, 2, -2 and infinity.
+/// F(4, 3), on the points 0, `±NEAR`, `±FAR` and infinity.
 #[derive(Clone, Copy, Default)]
 pub(super) struct F4;
+
+/// With 3/4 and 3/2 in place of the usual 1 and 2 the largest error is nearly four times smaller: the transforms' rows are
+/// closer to each other in size. All that is computed from them is exact in f32, except the filter's fractions.
+const NEAR: f32 = 0.75;
+const FAR: f32 = 1.5;
+const NEAR2: f32 = NEAR * NEAR;
+const FAR2: f32 = FAR * FAR;
 
 impl Transform for F4 {
     const IN: usize = 6;
@@ -67,46 +74,57 @@ impl Transform for F4 {
 
     #[inline(always)]
     fn input<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6] {
-        let (two, four, five) = (s.splat(2.0), s.splat(4.0), s.splat(5.0));
-        let even = s.neg_mul_add(four, d[2], d[4]);
-        let odd = s.neg_mul_add(four, d[1], d[3]);
-        let inner = s.sub(d[4], d[2]);
-        let slope = s.mul(two, s.sub(d[3], d[1]));
+        let (near2, far2) = (s.splat(NEAR2), s.splat(FAR2));
+        let (sum, product) = (s.splat(NEAR2 + FAR2), s.splat(NEAR2 * FAR2));
+        let (near, far) = (s.splat(NEAR), s.splat(FAR));
+        let (even, odd) = (
+            s.neg_mul_add(far2, d[2], d[4]),
+            s.neg_mul_add(far2, d[1], d[3]),
+        );
+        let (inner, slope) = (
+            s.neg_mul_add(near2, d[2], d[4]),
+            s.neg_mul_add(near2, d[1], d[3]),
+        );
         [
-            s.mul_add(four, d[0], s.neg_mul_add(five, d[2], d[4])),
-            s.add(even, odd),
-            s.sub(even, odd),
-            s.add(inner, slope),
-            s.sub(inner, slope),
-            s.mul_add(four, d[1], s.neg_mul_add(five, d[3], d[5])),
+            s.mul_add(product, d[0], s.neg_mul_add(sum, d[2], d[4])),
+            s.mul_add(near, odd, even),
+            s.neg_mul_add(near, odd, even),
+            s.mul_add(far, slope, inner),
+            s.neg_mul_add(far, slope, inner),
+            s.mul_add(product, d[1], s.neg_mul_add(sum, d[3], d[5])),
         ]
     }
 
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
-        let sixth = s.splat(-1.0 / 6.0);
-        let outer = s.mul(sixth, s.add(g[0], g[2]));
-        let far = s.mul_add(s.splat(1.0 / 24.0), g[0], s.mul(s.splat(1.0 / 6.0), g[2]));
-        let twelfth = s.splat(1.0 / 12.0);
+        const AT_ZERO: f32 = 1.0 / (NEAR2 * FAR2);
+        const AT_NEAR: f32 = 1.0 / (2.0 * NEAR2 * (NEAR2 - FAR2));
+        const AT_FAR: f32 = 1.0 / (2.0 * FAR2 * (FAR2 - NEAR2));
+        let near = s.mul_add(s.splat(NEAR2), g[2], g[0]);
+        let far = s.mul_add(s.splat(FAR2), g[2], g[0]);
+        let (near, far) = (s.mul(s.splat(AT_NEAR), near), s.mul(s.splat(AT_FAR), far));
+        let (near_slope, far_slope) = (s.splat(NEAR * AT_NEAR), s.splat(FAR * AT_FAR));
         [
-            s.mul(s.splat(0.25), g[0]),
-            s.mul_add(sixth, g[1], outer),
-            s.neg_mul_add(sixth, g[1], outer),
-            s.mul_add(twelfth, g[1], far),
-            s.neg_mul_add(twelfth, g[1], far),
+            s.mul(s.splat(AT_ZERO), g[0]),
+            s.mul_add(near_slope, g[1], near),
+            s.neg_mul_add(near_slope, g[1], near),
+            s.mul_add(far_slope, g[1], far),
+            s.neg_mul_add(far_slope, g[1], far),
             g[2],
         ]
     }
 
     #[inline(always)]
     fn output<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4] {
-        let (sum1, dif1) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
-        let (sum2, dif2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+        let (near, far) = (s.splat(NEAR), s.splat(FAR));
+        let (near2, far2) = (s.splat(NEAR2), s.splat(FAR2));
+        let (sum1, dif1) = (s.add(m[1], m[2]), s.mul(near, s.sub(m[1], m[2])));
+        let (sum2, dif2) = (s.add(m[3], m[4]), s.mul(far, s.sub(m[3], m[4])));
         [
             s.add(m[0], s.add(sum1, sum2)),
-            s.mul_add(s.splat(2.0), dif2, dif1),
-            s.mul_add(s.splat(4.0), sum2, sum1),
-            s.add(m[5], s.mul_add(s.splat(8.0), dif2, dif1)),
+            s.add(dif1, dif2),
+            s.mul_add(far2, sum2, s.mul(near2, sum1)),
+            s.mul_add(far2, dif2, s.mul_add(near2, dif1, m[5])),
         ]
     }
 }
