@@ -15,6 +15,7 @@
 
 mod attention;
 mod buffer;
+mod channels;
 mod columns;
 mod conv;
 mod derivative;
@@ -40,6 +41,7 @@ pub mod vmath;
 
 pub use attention::{Attention, AttentionGradients, AttentionSaved};
 pub use buffer::{AlignedBuf, Scratch};
+pub use channels::{channels_last, concat_channels, slice_channels};
 pub use columns::InOut;
 pub use conv::{Algorithm, Conv2d, ConvTranspose2d, PackedConv, Pass, column_sums};
 pub use elementwise::{

@@ -8,7 +8,8 @@ use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, Conv2dConfig, Identity, Init, LayerNormConfig, LinearConfig,
-    Sequential, StochasticDepth, WeightInit, flatten, forward_head, forward_sequential, to_nhwc,
+    Sequential, StochasticDepth, WeightInit, flatten, forward_head, forward_sequential, scale,
+    to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -56,8 +57,11 @@ impl ConvNeXtBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = tap("block", || forward_sequential(&self.block, x.clone()));
         let [channels, _, _] = self.layer_scale.lazy_shape().dims();
-        let y = y * self.layer_scale.val().reshape([1, 1, 1, channels]);
-        self.stochastic_depth.forward(y) + x
+        let factor = self.layer_scale.val().reshape([1, 1, 1, channels]);
+        if self.stochastic_depth.is_identity(&y) {
+            return scale(y, factor, Some(x));
+        }
+        self.stochastic_depth.add(scale(y, factor, None), x)
     }
 }
 

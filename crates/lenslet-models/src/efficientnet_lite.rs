@@ -101,7 +101,7 @@ impl LiteBlock {
         let residual = plain.then(|| x.clone());
         y = conv_bn_act(project, ("bn2", &self.bn2), None, residual, y);
         if self.skip && !plain {
-            y = self.stochastic_depth.forward(y) + x;
+            y = self.stochastic_depth.add(y, x);
         }
         y
     }

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, LayerNormConfig, Linear,
-    LinearConfig, Named, Sequential, forward_sequential, global_avg_pool, to_nhwc,
+    LinearConfig, Named, Sequential, forward_sequential, global_avg_pool, scale, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -45,7 +45,7 @@ impl GuideConvNeXtBlock {
         let y = tap("norm", || self.norm.forward(y));
         let y = Activation::Gelu.forward(tap("pwconv1", || self.pwconv1.forward(y)));
         let y = tap("pwconv2", || self.pwconv2.forward(y));
-        y * self.gamma.val().unsqueeze() + x
+        scale(y, self.gamma.val().unsqueeze(), Some(x))
     }
 }
 

@@ -7,8 +7,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Conv2d, Dropout, Init, LayerNorm, Linear, LinearConfig, Sequential, WeightInit, forward_tokens,
-    self_attention, to_nhwc,
+    Conv2d, Dropout, Init, LayerNorm, Linear, LinearConfig, Sequential, WeightInit, add,
+    forward_tokens, self_attention, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -91,9 +91,9 @@ impl GuideVitBlock {
                 .proj
                 .forward(self_attention(qkv, self.heads, None))
         });
-        let x = x + y;
+        let x = add(x, y);
         let y = tap("norm2", || self.norm2.forward(x.clone()));
-        tap("mlp", || forward_tokens(&self.mlp, y)) + x
+        add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
     }
 }
 

@@ -197,10 +197,10 @@ impl SwinBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = tap("norm1", || self.norm1.forward(x.clone()));
         let y = tap("attn", || self.attn.forward(y));
-        let x = x + self.stochastic_depth.forward(y);
+        let x = self.stochastic_depth.add(y, x);
         let y = tap("norm2", || self.norm2.forward(x.clone()));
         let y = tap("mlp", || forward_sequential(&self.mlp, y));
-        x + self.stochastic_depth.forward(y)
+        self.stochastic_depth.add(y, x)
     }
 }
 

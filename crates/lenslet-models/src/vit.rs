@@ -9,7 +9,7 @@ use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Init, Interpolation, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, MultiHeadAttention, MultiHeadAttentionConfig, Named,
-    Sequential, WeightInit, forward_tokens, resize, to_nhwc,
+    Sequential, WeightInit, add, forward_tokens, resize, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -197,9 +197,9 @@ impl EncoderLayer {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let y = tap("ln_1", || self.ln_1.forward(x.clone()));
         let y = tap("self_attention", || self.self_attention.forward(y));
-        let x = self.dropout.forward(y) + x;
+        let x = add(self.dropout.forward(y), x);
         let y = tap("ln_2", || self.ln_2.forward(x.clone()));
-        tap("mlp", || forward_tokens(&self.mlp, y)) + x
+        add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
     }
 }
 

@@ -5,13 +5,20 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 
 use crate::tap::tap;
-use crate::{BiasInit, Init, Linear, LinearConfig, WeightInit};
+use crate::{BiasInit, Init, Linear, LinearConfig, WeightInit, cpu};
 
 /// Scaled dot-product attention of tokens among themselves (Vaswani et al., 2017, section 3.2):
 /// `[N, L, 3 * C]`, the queries, keys and values side by side, to `[N, L, C]`.
 ///
 /// `bias`, where given, is added to the scores: `[N or 1, heads, L, L]`.
 pub fn self_attention(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let fused = match bias {
+        None => cpu::self_attention(&qkv, heads),
+        Some(_) => None,
+    };
+    if let Some(y) = fused {
+        return y;
+    }
     let [n, length, width] = qkv.dims();
     let channels = width / 3;
     let head = |i: usize| {

@@ -4,7 +4,9 @@
 //! repeatable. On the CPU that generator is one for the whole process.
 
 use burn::module::{Flag, Module, Param};
-use burn::tensor::{Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
+
+use crate::{add, scale};
 
 /// `torch.nn.Dropout` (Srivastava et al., 2014): values are zeroed with a probability, the others
 /// scaled so that the mean stays. Acts on an autodiff device while its training flag is on.
@@ -27,8 +29,13 @@ impl Dropout {
 
     /// Any shape to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let shape = x.dims();
-        drop_blocks(x, shape, self.p, &self.training)
+        if self.p == 0.0 || !self.training.is_enabled() || !x.device().is_autodiff() {
+            return x;
+        }
+        match mask(x.dims(), self.p, &x.device()) {
+            Some(mask) => x * mask,
+            None => x.zeros_like(),
+        }
     }
 }
 
@@ -51,11 +58,16 @@ impl StochasticDepth {
         }
     }
 
-    /// `[N, …]` to the same shape.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let mut shape = [1; D];
-        shape[0] = x.dims()[0];
-        drop_blocks(x, shape, self.p, &self.training)
+    /// The branch's output `[N, H, W, C]`, with images left out, added to the branch's input.
+    pub fn add(&self, branch: Tensor<4>, input: Tensor<4>) -> Tensor<4> {
+        if self.is_identity(&branch) {
+            return add(branch, input);
+        }
+        let [n, _, _, _] = branch.dims();
+        match mask([n, 1, 1, 1], self.p, &branch.device()) {
+            Some(mask) => scale(branch, mask, Some(input)),
+            None => input,
+        }
     }
 
     /// Whether this branch can be added without being scaled first.
@@ -64,20 +76,8 @@ impl StochasticDepth {
     }
 }
 
-/// Zeroes blocks of `x`, one for each element of `shape`, which broadcasts to it.
-fn drop_blocks<const D: usize>(
-    x: Tensor<D>,
-    shape: [usize; D],
-    p: f64,
-    training: &Param<Flag>,
-) -> Tensor<D> {
-    let device = x.device();
-    if p == 0.0 || !training.is_enabled() || !device.is_autodiff() {
-        return x;
-    }
-    if p >= 1.0 {
-        return x.zeros_like();
-    }
+/// Zeros with probability `p`, elsewhere `1 / (1 - p)`; `None` where all are zero.
+fn mask<const D: usize>(shape: [usize; D], p: f64, device: &Device) -> Option<Tensor<D>> {
     let keep = 1.0 - p;
-    x * (Tensor::random(shape, Distribution::Bernoulli(keep), &device) / keep)
+    (keep > 0.0).then(|| Tensor::random(shape, Distribution::Bernoulli(keep), device) / keep)
 }

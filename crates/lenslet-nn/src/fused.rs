@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use crate::tap::{Name, is_recording, tap};
-use crate::{Activation, BatchNorm2d, Conv2d, cpu, to_nchw, to_nhwc};
+use crate::{Activation, BatchNorm2d, Conv2d, add, cpu, to_nchw, to_nhwc};
 
 /// `activation(batch_norm(convolution(x)) + residual)` on `[N, H, W, C]`, with the names under
 /// which the two layers stand in their module.
@@ -41,7 +41,7 @@ pub fn conv_bn_act<'a>(
 
 fn finish(x: Tensor<4>, activation: Option<Activation>, residual: Option<Tensor<4>>) -> Tensor<4> {
     let x = match residual {
-        Some(residual) => x + residual,
+        Some(residual) => add(x, residual),
         None => x,
     };
     match activation {

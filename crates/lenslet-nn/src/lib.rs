@@ -14,6 +14,7 @@ mod conv;
 mod cpu;
 mod dropout;
 mod fused;
+mod in_place;
 mod init;
 mod linear;
 mod named;
@@ -32,6 +33,7 @@ pub use buffer::Buffer;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Padding};
 pub use dropout::{Dropout, StochasticDepth};
 pub use fused::conv_bn_act;
+pub use in_place::{change_in_place, sum_of_squares};
 pub use init::{BiasInit, Init, WeightInit};
 pub use linear::{Linear, LinearConfig};
 pub use named::Named;
@@ -44,7 +46,9 @@ pub use sequential::{
     ActivationLayer, Identity, Layer, Sequential, conv_norm_act, forward_branch, forward_head,
     forward_range, forward_sequential, forward_tokens,
 };
-pub use shape::{Interpolation, channel_shuffle, concat, flatten, resize, to_nchw, to_nhwc};
+pub use shape::{
+    Interpolation, add, channel_shuffle, concat, flatten, resize, scale, to_nchw, to_nhwc,
+};
 pub use squeeze_excitation::SqueezeExcitation;
 pub use state::{
     LoadError, ModulePath, StateDict, is_buffer, load_state_dict, num_params, state_dict,

@@ -5,7 +5,9 @@ use burn::tensor::Tensor;
 use burn::tensor::module::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 
-use crate::{to_nchw, to_nhwc};
+use lenslet_kernels::Pool2d;
+
+use crate::{cpu, to_nchw, to_nhwc};
 
 /// `torch.nn.AvgPool2d` on `[N, H, W, C]`.
 #[derive(Module, Debug)]
@@ -46,6 +48,10 @@ impl AvgPool2d {
     /// `[N, H, W, C]` to `[N, H', W', C]` with
     /// `H' = (H + 2 * padding - kernel_size) / stride + 1`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let windows = Pool2d::new(x.dims(), self.kernel_size, self.stride).padding(self.padding);
+        if let Some(y) = cpu::avg_pool2d(&x, windows, self.count_include_pad) {
+            return y;
+        }
         let options = AvgPoolOptions {
             stride: [self.stride; 2],
             padding: [(self.padding, self.padding); 2],
@@ -95,6 +101,12 @@ impl MaxPool2d {
     /// `[N, H, W, C]` to `[N, H', W', C]` with
     /// `H' = (H + 2 * padding - kernel_size) / stride + 1`, rounded up in ceil mode.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let windows = Pool2d::new(x.dims(), self.kernel_size, self.stride)
+            .padding(self.padding)
+            .ceil_mode(self.ceil_mode);
+        if let Some(y) = cpu::max_pool2d(&x, windows) {
+            return y;
+        }
         let options = MaxPoolOptions::new([self.kernel_size; 2])
             .with_stride([self.stride; 2])
             .with_padding([self.padding; 2])
@@ -119,7 +131,9 @@ impl AdaptiveAvgPool2d {
 
     /// `[N, H, W, C]` to `[N, output_size, output_size, C]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        to_nhwc(adaptive_avg_pool2d(to_nchw(x), [self.output_size; 2]))
+        let size = [self.output_size; 2];
+        cpu::adaptive_avg_pool2d(&x, size)
+            .unwrap_or_else(|| to_nhwc(adaptive_avg_pool2d(to_nchw(x), size)))
     }
 }
 

@@ -46,7 +46,7 @@ impl Residual {
             return forward_branch(self.name, &self.branch, x.clone(), Some(x));
         }
         let y = forward_branch(self.name, &self.branch, x.clone(), None);
-        self.stochastic_depth.forward(y) + x
+        self.stochastic_depth.add(y, x)
     }
 
     fn each(

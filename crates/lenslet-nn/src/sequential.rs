@@ -9,7 +9,7 @@ use crate::tap::{is_recording, tap};
 use crate::{
     Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig,
     ConvTranspose2d, Dropout, GroupNorm, Init, LayerNorm, Linear, LocalResponseNorm, MaxPool2d,
-    Residual, SqueezeExcitation, conv_bn_act,
+    Residual, SqueezeExcitation, add, conv_bn_act,
 };
 
 /// `torch.nn.Sequential` on `[N, H, W, C]`; parameters are named by position (`0.weight`).
@@ -131,7 +131,7 @@ pub fn forward_branch(
     if is_recording() {
         let y = tap(name, || forward_sequential(layers, x));
         return match residual {
-            Some(residual) => y + residual,
+            Some(residual) => add(y, residual),
             None => y,
         };
     }
@@ -172,7 +172,7 @@ fn forward_residual(
         };
     }
     match residual {
-        Some(residual) => x + residual,
+        Some(residual) => add(x, residual),
         None => x,
     }
 }

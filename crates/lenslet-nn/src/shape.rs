@@ -4,14 +4,30 @@ use burn::tensor::Tensor;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 
-/// `[N, C, H, W]` to `[N, H, W, C]`, a view.
+use crate::cpu;
+
+/// `[N, C, H, W]` to `[N, H, W, C]`: a view, or a copy where the CPU's kernels would make one.
 pub fn to_nhwc(x: Tensor<4>) -> Tensor<4> {
-    x.permute([0, 2, 3, 1])
+    cpu::to_nhwc(&x).unwrap_or_else(|| x.permute([0, 2, 3, 1]))
 }
 
 /// `[N, H, W, C]` to `[N, C, H, W]`, a view.
 pub fn to_nchw(x: Tensor<4>) -> Tensor<4> {
     x.permute([0, 3, 1, 2])
+}
+
+/// The sum of two tensors of one shape: a residual connection.
+pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    cpu::add(&a, &b).unwrap_or_else(|| a + b)
+}
+
+/// `x * factor + residual` on `[N, H, W, C]`, with a factor for each channel (`[1, 1, 1, C]`), each
+/// image (`[N, 1, 1, 1]`), or each channel of each image (`[N, 1, 1, C]`).
+pub fn scale(x: Tensor<4>, factor: Tensor<4>, residual: Option<Tensor<4>>) -> Tensor<4> {
+    cpu::scale(&x, &factor, residual.as_ref()).unwrap_or_else(|| match residual {
+        Some(residual) => x * factor + residual,
+        None => x * factor,
+    })
 }
 
 /// Flattens `[N, H, W, C]` to `[N, C * H * W]` in PyTorch's order (channel outermost), as
@@ -23,7 +39,11 @@ pub fn flatten(x: Tensor<4>) -> Tensor<2> {
 
 /// Joins feature maps `[N, H, W, C_i]` along the channels.
 pub fn concat(maps: Vec<Tensor<4>>) -> Tensor<4> {
-    Tensor::cat(maps, 3)
+    let joined = match &maps[..] {
+        [a, b] => cpu::concat(a, b),
+        _ => None,
+    };
+    joined.unwrap_or_else(|| Tensor::cat(maps, 3))
 }
 
 /// Mixes the channels of `groups` groups: channel `j` of group `i` becomes channel

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 
 use crate::tap::tap;
-use crate::{Activation, AdaptiveAvgPool2d, Conv2d, Conv2dConfig, Init, WeightInit};
+use crate::{Activation, AdaptiveAvgPool2d, Conv2d, Conv2dConfig, Init, WeightInit, scale};
 
 /// `torchvision.ops.SqueezeExcitation` on `[N, H, W, C]` (Hu et al., 2018): every channel is
 /// scaled by a gate that two small layers compute from the channels' means.
@@ -44,6 +44,6 @@ impl SqueezeExcitation {
         let y = tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x.clone()));
         let y = self.activation.forward(tap("fc1", || self.fc1.forward(y)));
         let y = self.gate.forward(tap("fc2", || self.fc2.forward(y)));
-        x * y
+        scale(x, y, None)
     }
 }

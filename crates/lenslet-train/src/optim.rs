@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor, TensorData};
-use lenslet_nn::ModulePath;
+use lenslet_kernels::AdamW;
+use lenslet_nn::{ModulePath, change_in_place, sum_of_squares};
 use serde::{Deserialize, Serialize};
 
 /// The update rule.
@@ -117,20 +118,41 @@ impl Optimizer {
         (model, norm)
     }
 
-    /// The parameter after a step against `gradient`; both flat.
-    fn update(&mut self, name: &str, value: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
+    /// The parameter after a step against `gradient * scale`; both flat.
+    fn update(
+        &mut self,
+        name: &str,
+        value: Tensor<1>,
+        gradient: Tensor<1>,
+        scale: f64,
+        lr: f64,
+    ) -> Tensor<1> {
         let key = |moment: &str| format!("{moment}.{name}");
+        let (step, weight_decay) = (self.step, self.weight_decay);
         match self.rule {
             Rule::AdamW { betas, eps } => {
-                let steps = self.step as i32;
-                let [bias1, bias2] = betas.map(|beta| 1.0 - beta.powi(steps));
-                let mean = self.decay(key(MOMENTS[0]), gradient.clone(), betas[0]);
-                let square = self.decay(key(MOMENTS[1]), gradient.clone() * gradient, betas[1]);
-                let denominator = square.sqrt() / bias2.sqrt() + eps;
-                value * (1.0 - lr * self.weight_decay) - mean / denominator * (lr / bias1)
+                let rule = AdamW {
+                    lr,
+                    betas,
+                    eps,
+                    weight_decay,
+                };
+                let keys = [key(MOMENTS[0]), key(MOMENTS[1])];
+                let state = keys.each_ref().map(|key| self.moment(key, &value));
+                let [mean, square] = state;
+                let changed =
+                    change_in_place([value, mean, square], &gradient, |[p, m, v], gradient| {
+                        let done = rule.step(step, scale as f32, p, gradient, m, v);
+                        done.expect("moments and gradient are as long as the parameter");
+                    });
+                let [value, mean, square] = changed.unwrap_or_else(|[value, mean, square]| {
+                    adamw(&rule, step, [value, mean, square], gradient * scale)
+                });
+                self.moments.extend(keys.into_iter().zip([mean, square]));
+                value
             }
             Rule::Sgd { momentum } => {
-                let gradient = gradient + value.clone() * self.weight_decay;
+                let gradient = gradient * scale + value.clone() * weight_decay;
                 let key = key(MOMENTS[2]);
                 let direction = match self.moments.remove(&key) {
                     Some(buffer) => buffer * momentum + gradient,
@@ -144,15 +166,27 @@ impl Optimizer {
         }
     }
 
-    /// Moves an exponential average towards `value` and returns it.
-    fn decay(&mut self, key: String, value: Tensor<1>, beta: f64) -> Tensor<1> {
-        let average = match self.moments.remove(&key) {
-            Some(average) => average * beta + value * (1.0 - beta),
-            None => value * (1.0 - beta),
-        };
-        self.moments.insert(key, average.clone());
-        average
+    /// Takes a moment out of the state; zeros before the first step.
+    fn moment(&mut self, key: &str, like: &Tensor<1>) -> Tensor<1> {
+        (self.moments.remove(key)).unwrap_or_else(|| like.zeros_like())
     }
+}
+
+/// A step of AdamW composed of the backend's operations: parameter and moments.
+fn adamw(
+    rule: &AdamW,
+    step: u64,
+    [value, mean, square]: [Tensor<1>; 3],
+    gradient: Tensor<1>,
+) -> [Tensor<1>; 3] {
+    let [beta1, beta2] = rule.betas;
+    let [bias1, bias2] = rule.betas.map(|beta| 1.0 - beta.powi(step as i32));
+    let mean = mean * beta1 + gradient.clone() * (1.0 - beta1);
+    let square = square * beta2 + gradient.clone() * gradient * (1.0 - beta2);
+    let denominator = square.clone().sqrt() / bias2.sqrt() + rule.eps;
+    let kept = value * (1.0 - rule.lr * rule.weight_decay);
+    let value = kept - mean.clone() / denominator * (rule.lr / bias1);
+    [value, mean, square]
 }
 
 /// The Euclidean norm of all gradients of the model's parameters together, summed in f64.
@@ -163,11 +197,13 @@ pub fn global_norm<M: Module>(model: &M, gradients: &Gradients) -> f64 {
     }
     impl ModuleVisitor for Norm<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.gradients) {
+            let Some(gradient) = param.val().grad(self.gradients) else {
+                return;
+            };
+            self.squares += sum_of_squares(&gradient).unwrap_or_else(|| {
                 let data = gradient.into_data();
-                let squares = data.iter::<f64>().map(|v| v * v);
-                self.squares += squares.sum::<f64>();
-            }
+                data.iter::<f64>().map(|v| v * v).sum()
+            });
         }
     }
     let mut norm = Norm {
@@ -203,9 +239,9 @@ impl ModuleMapper for Update<'_> {
         let lr = (self.lr)(&name);
         param.map(|value| {
             let shape = value.dims();
-            let gradient = gradient.reshape([-1]) * self.scale;
+            let gradient = gradient.reshape([-1]);
             let flat = value.without_autodiff().reshape([-1]);
-            let moved = self.optimizer.update(&name, flat, gradient, lr);
+            let moved = (self.optimizer).update(&name, flat, gradient, self.scale, lr);
             Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }

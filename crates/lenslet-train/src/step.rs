@@ -31,7 +31,7 @@ pub struct Stepped {
 ///
 /// `x` is `[N, C, H, W]`, `y` the classes `[N]`.
 pub fn train_step(
-    model: &Model,
+    model: Model,
     optimizer: &mut Optimizer,
     x: Tensor<4>,
     y: Tensor<1, Int>,
@@ -42,10 +42,11 @@ pub fn train_step(
     let loss = cross_entropy(output, y, recipe.label_smoothing);
     let value = f64::from(loss.clone().into_scalar::<f32>());
     let (model, norm) = if value.is_finite() {
+        // Nothing but the model holds its parameters any more when they are changed.
         let gradients = loss.backward();
-        optimizer.step(model.clone(), gradients, recipe.max_norm, recipe.lr)
+        optimizer.step(model, gradients, recipe.max_norm, recipe.lr)
     } else {
-        (model.clone(), f64::NAN)
+        (model, f64::NAN)
     };
     Stepped {
         model,

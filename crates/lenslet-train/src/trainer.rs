@@ -66,7 +66,8 @@ pub struct Trainer {
     train: Loader,
     val: Loader,
     device: Device,
-    model: Model,
+    /// There, except during a step, which changes it in place.
+    model: Option<Model>,
     optimizer: Optimizer,
     progress: Progress,
 }
@@ -122,7 +123,7 @@ impl Trainer {
 
     /// The model as it is now.
     pub fn model(&self) -> &Model {
-        &self.model
+        self.model.as_ref().expect("there except during a step")
     }
 
     /// Samples of the training and validation parts, and the class names.
@@ -154,7 +155,7 @@ impl Trainer {
 
     fn checkpoint(&self) -> Result<(), TrainError> {
         self.run
-            .save_checkpoint(&self.model, &self.optimizer, &self.progress)
+            .save_checkpoint(self.model(), &self.optimizer, &self.progress)
     }
 
     /// Trains the rest of the epoch under way; true when it was stopped.
@@ -190,7 +191,7 @@ impl Trainer {
         }
         let train_seconds = self.progress.seconds;
         let plain = self.device.clone().without_autodiff();
-        let Some(evaluation) = evaluate(&self.model.valid(), &self.val, &plain, stop)? else {
+        let Some(evaluation) = evaluate(&self.model().valid(), &self.val, &plain, stop)? else {
             return Ok(true);
         };
         let share = |v: f64| v / self.progress.seen as f64;
@@ -230,10 +231,11 @@ impl Trainer {
             max_norm: self.config.train.clip_grad_norm,
             lr: &lr,
         };
-        let done = train_step(&self.model, &mut self.optimizer, x, y, &recipe);
+        let model = self.model.take().expect("there except during a step");
+        let done = train_step(model, &mut self.optimizer, x, y, &recipe);
+        self.model = Some(done.model);
         self.check("loss", done.loss)?;
         self.check("gradient norm", done.norm)?;
-        self.model = done.model;
         let (value, values) = (done.loss, done.logits);
 
         let rows = values.chunks_exact(self.classes.len()).zip(&batch.labels);
@@ -277,7 +279,7 @@ impl Trainer {
             ..Progress::default()
         };
         if best {
-            let model = self.model.valid();
+            let model = self.model().valid();
             let info = self.info(&model, &record)?;
             save_model(&self.run.file("model.safetensors"), &model, &info)?;
         }
@@ -385,7 +387,7 @@ impl Prepared {
             train: self.train,
             val: self.val,
             device,
-            model,
+            model: Some(model),
             optimizer,
             progress,
         }

@@ -51,46 +51,38 @@ impl Weighted for Conv {
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
         let shape = &self.0;
         let [oh, ow] = shape.output_size().expect(CHECKED);
-        let mut y = vec![0.0; shape.n * oh * ow * shape.c_out];
         let epilogue = Epilogue {
             bias: bias.map(Values::data),
             ..Epilogue::NONE
         };
-        let x = Matrix::new(x.data(), shape.c_in);
-        pass(
-            shape,
-            Pass::Forward,
-            weight,
-            x,
-            &mut y,
-            shape.c_out,
-            &epilogue,
-        );
-        Values::new(y, &[shape.n, oh, ow, shape.c_out])
+        let (x, channels) = (Matrix::new(x.data(), shape.c_in), shape.c_out);
+        Values::written(&[shape.n, oh, ow, channels], |y| {
+            pass(shape, Pass::Forward, weight, x, y, channels, &epilogue);
+        })
     }
 
     fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
         let shape = &self.0;
-        let mut dx = vec![0.0; shape.n * shape.h * shape.w * shape.c_in];
-        let dy = Matrix::new(dy.data(), shape.c_out);
-        let (pass_kind, none) = (Pass::InputGradient, &Epilogue::NONE);
-        pass(shape, pass_kind, weight, dy, &mut dx, shape.c_in, none);
-        Values::new(dx, &[shape.n, shape.h, shape.w, shape.c_in])
+        let (dy, channels) = (Matrix::new(dy.data(), shape.c_out), shape.c_in);
+        let (way, none) = (Pass::InputGradient, &Epilogue::NONE);
+        Values::written(&[shape.n, shape.h, shape.w, channels], |dx| {
+            pass(shape, way, weight, dy, dx, channels, none);
+        })
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
         let shape = &self.0;
         let [kh, kw] = shape.kernel;
         let inputs = shape.c_in / shape.groups;
-        let mut dw = vec![0.0; shape.c_out * inputs * kh * kw];
         let (x, dy) = (
             Matrix::new(x.data(), shape.c_in),
             Matrix::new(dy.data(), shape.c_out),
         );
-        MEMORY
-            .with_borrow_mut(|memory| shape.weight_gradient(x, dy, &mut dw, &mut memory.scratch))
-            .expect(CHECKED);
-        Values::new(dw, &[shape.c_out, inputs, kh, kw])
+        Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
+            MEMORY
+                .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
+                .expect(CHECKED);
+        })
     }
 
     fn bias_gradient(&self, dy: &Values) -> Values {

@@ -48,18 +48,18 @@ impl Linear {
             Order::Transposed => (self.inputs, self.outputs),
             Order::RowMajor => (self.outputs, self.inputs),
         };
-        let mut c = vec![0.0; self.rows * n];
         let epilogue = Epilogue {
             bias: bias.map(Values::data),
             ..Epilogue::NONE
         };
-        PACKED.with_borrow_mut(|packed| {
-            let weight = Matrix::new(weight.data(), self.inputs);
-            packed.pack(weight, order, k, n).expect(CHECKED);
-            let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(&mut c, n));
-            packed.multiply(self.rows, a, c, &epilogue).expect(CHECKED);
-        });
-        Values::new(c, &[self.rows, n])
+        Values::written(&[self.rows, n], |c| {
+            PACKED.with_borrow_mut(|packed| {
+                let weight = Matrix::new(weight.data(), self.inputs);
+                packed.pack(weight, order, k, n).expect(CHECKED);
+                let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(c, n));
+                packed.multiply(self.rows, a, c, &epilogue).expect(CHECKED);
+            });
+        })
     }
 }
 
@@ -73,13 +73,13 @@ impl Weighted for Linear {
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
-        let mut dw = vec![0.0; self.outputs * self.inputs];
         let (dy, x) = (
             Matrix::new(dy.data(), self.outputs),
             Matrix::new(x.data(), self.inputs),
         );
-        transposed_product(self.rows, dy, self.outputs, x, self.inputs, &mut dw).expect(CHECKED);
-        Values::new(dw, &[self.outputs, self.inputs])
+        Values::written(&[self.outputs, self.inputs], |dw| {
+            transposed_product(self.rows, dy, self.outputs, x, self.inputs, dw).expect(CHECKED);
+        })
     }
 
     fn bias_gradient(&self, dy: &Values) -> Values {

@@ -5,16 +5,25 @@
 //! Burn's own operations.
 
 mod activate;
+mod attention;
+mod combine;
 mod conv;
+mod in_place;
 mod linear;
 mod norm;
 mod op;
+mod pool;
+mod recycle;
 mod weighted;
 
 pub(crate) use activate::activate;
+pub(crate) use attention::self_attention;
+pub(crate) use combine::{add, concat, scale, to_nhwc};
 pub(crate) use conv::conv2d;
+pub(crate) use in_place::{change_in_place, sum_of_squares};
 pub(crate) use linear::linear;
 pub(crate) use norm::{Normalise, batch_norm, layer_norm};
+pub(crate) use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 
 /// Why a kernel cannot refuse: an operation checks its shapes when it is made.
 const CHECKED: &str = "the operation was made for slices of these lengths";

@@ -6,7 +6,7 @@ use lenslet_kernels::{
 };
 
 use super::op::{CpuOp, Values, input, run};
-use super::{CHECKED, kernel_activation};
+use super::{CHECKED, kernel_activation, recycle};
 
 /// What a batch norm normalises by.
 pub(crate) enum Normalise {
@@ -159,7 +159,7 @@ impl Norm {
             (true, true) => Some(dy.clone()),
             _ => None,
         };
-        let mut fresh = (residual && !plain).then(|| vec![0.0; dy.data().len()]);
+        let mut fresh = (residual && !plain).then(|| recycle::take(dy.data().len()));
         let dx = dy.overwritten(&self.shape, |dy_dx| {
             let gradients = [Some(&mut d_gamma[..]), Some(&mut d_beta[..])];
             self.kernel(saved)

@@ -1,6 +1,7 @@
 //! An operation with a hand-written gradient on Burn's CPU backend.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
@@ -10,6 +11,8 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use lenslet_kernels::InOut;
+
+use super::recycle;
 
 /// Burn's CPU backend with gradients, without checkpointing.
 type Tracking = Autodiff<Flex, NoCheckpointing>;
@@ -34,9 +37,13 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     ) -> [Option<Values>; N];
 }
 
-/// A contiguous tensor of 32-bit numbers, shared and never changed.
+/// A contiguous tensor of 32-bit numbers, shared. Its memory is kept for the next one when the last
+/// share goes.
 #[derive(Debug, Clone)]
-pub(crate) struct Values(FlexTensor);
+pub(crate) struct Values(
+    /// Always there, except while it is being dropped.
+    Option<FlexTensor>,
+);
 
 impl Values {
     /// Takes a vector as a tensor.
@@ -44,16 +51,16 @@ impl Values {
         let shape = Shape::from(shape.to_vec());
         debug_assert_eq!(shape.num_elements(), values.len());
         let layout = Layout::contiguous(shape);
-        Self(FlexTensor::new(
+        Self(Some(FlexTensor::new(
             Bytes::from_elems(values),
             layout,
             DType::F32,
-        ))
+        )))
     }
 
-    /// A new tensor that `write` fills whole.
+    /// A new tensor that `write` fills whole; what it finds there means nothing.
     pub fn written(shape: &[usize], write: impl FnOnce(&mut [f32])) -> Self {
-        let mut values = vec![0.0; shape.iter().product()];
+        let mut values = recycle::take(shape.iter().product());
         write(&mut values);
         Self::new(values, shape)
     }
@@ -61,27 +68,67 @@ impl Values {
     /// What `change` makes of these numbers: in the same memory where nobody else has a share in
     /// it, else in new memory.
     pub fn overwritten(mut self, shape: &[usize], change: impl FnOnce(InOut<'_>)) -> Self {
-        let range = self.0.layout().contiguous_offsets();
-        if let (Some((start, end)), Some(storage)) = (range, self.0.try_storage_mut::<f32>()) {
-            change(InOut::InPlace(&mut storage[start..end]));
+        if let Some(own) = self.own() {
+            change(InOut::InPlace(own));
             return self;
         }
         Self::written(shape, |new| change(InOut::Separate(self.data(), new)))
     }
 
-    fn contiguous(tensor: FlexTensor) -> Self {
+    /// The numbers to change in place; after a copy where somebody else has a share in them.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        if self.own().is_none() {
+            let shape = self.tensor().layout().shape().to_vec();
+            *self = Self::written(&shape, |new| new.copy_from_slice(self.data()));
+        }
+        self.own().expect("nobody else has a share in a copy")
+    }
+
+    /// The numbers, where nobody else has a share in them.
+    fn own(&mut self) -> Option<&mut [f32]> {
+        let tensor = self.0.as_mut().expect(PRESENT);
+        let (start, end) = tensor.layout().contiguous_offsets()?;
+        Some(&mut tensor.try_storage_mut::<f32>()?[start..end])
+    }
+
+    pub fn contiguous(tensor: FlexTensor) -> Self {
         if tensor.is_contiguous() {
-            Self(tensor)
+            Self(Some(tensor))
         } else {
-            Self(tensor.to_contiguous())
+            Self(Some(tensor.to_contiguous()))
         }
     }
 
     /// The numbers, in the order of the dimensions.
     pub fn data(&self) -> &[f32] {
-        self.0
+        self.tensor()
             .as_slice()
             .expect("made contiguous, of 32-bit numbers, when it came in")
+    }
+
+    fn tensor(&self) -> &FlexTensor {
+        self.0.as_ref().expect(PRESENT)
+    }
+
+    /// The tensor as the backend holds it.
+    pub fn into_tensor(mut self) -> FlexTensor {
+        self.0.take().expect(PRESENT)
+    }
+}
+
+const PRESENT: &str = "a tensor stays until it is dropped";
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        let Some(tensor) = self.0.take().filter(FlexTensor::is_unique) else {
+            return;
+        };
+        let bytes = tensor.data_arc();
+        drop(tensor);
+        let vector = Arc::into_inner(bytes).map(Bytes::try_into_vec);
+        if let Some(Ok(vector)) = vector {
+            recycle::give_back(vector);
+        }
     }
 }
 
@@ -116,7 +163,7 @@ pub(crate) fn run<O: CpuOp<N>, const N: usize, const D: usize>(
             Input::Tracked(tensor) => Values::contiguous(tensor.into_primitive()),
         });
         let (output, _, extra) = op.forward(values);
-        return (Tensor::from_primitive::<Flex>(output.0), extra);
+        return (Tensor::from_primitive::<Flex>(output.into_tensor()), extra);
     }
     let tracked = inputs.map(|input| match input {
         Input::Plain(tensor) => <Tracking as AutodiffBackend>::from_inner(tensor),
@@ -131,8 +178,8 @@ pub(crate) fn run<O: CpuOp<N>, const N: usize, const D: usize>(
         .compute_bound()
         .stateful();
     let output = match prepared {
-        OpsKind::Tracked(prepared) => prepared.finish((op, saved), output.0),
-        OpsKind::UnTracked(prepared) => prepared.finish(output.0),
+        OpsKind::Tracked(prepared) => prepared.finish((op, saved), output.into_tensor()),
+        OpsKind::UnTracked(prepared) => prepared.finish(output.into_tensor()),
     };
     (Tensor::from_primitive::<Tracking>(output), extra)
 }
@@ -156,7 +203,7 @@ impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O, N> {
         let found = op.backward(saved, gradient, wanted);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent.id, gradient.0);
+                gradients.register::<Flex>(parent.id, gradient.into_tensor());
             }
         }
     }

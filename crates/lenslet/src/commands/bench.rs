@@ -91,7 +91,7 @@ fn inference(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
 
 fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
     let device = device().autodiff();
-    let mut model = build(variant, &device);
+    let mut model = Some(build(variant, &device));
     let x = random_images(variant, args.batch, &device);
     let labels: Vec<i64> = (0..args.batch)
         .map(|i| (i * 7 % variant.num_classes) as i64)
@@ -104,7 +104,8 @@ fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
         lr: &|_| 1e-3,
     };
     measure(args.seconds, || {
-        model = train_step(&model, &mut optimizer, x.clone(), y.clone(), &recipe).model;
+        let before = model.take().expect("every step gives the model back");
+        model = Some(train_step(before, &mut optimizer, x.clone(), y.clone(), &recipe).model);
     })
 }
 

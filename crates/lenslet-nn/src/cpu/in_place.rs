@@ -1,0 +1,32 @@
+//! What an optimiser does to parameters.
+
+use burn::backend::Flex;
+use burn::tensor::Tensor;
+
+use super::op::{Input, Values, input};
+
+fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
+    match input(tensor)? {
+        Input::Plain(tensor) => Some(Values::contiguous(tensor)),
+        Input::Tracked(_) => None,
+    }
+}
+
+pub(crate) fn change_in_place<const N: usize>(
+    tensors: [Tensor<1>; N],
+    read: &Tensor<1>,
+    change: impl FnOnce([&mut [f32]; N], &[f32]),
+) -> Result<[Tensor<1>; N], [Tensor<1>; N]> {
+    let own: Vec<Values> = tensors.iter().map_while(values).collect();
+    let (Ok(mut own), Some(read)) = (<[Values; N]>::try_from(own), values(read)) else {
+        return Err(tensors);
+    };
+    // From here on the values have no other owner than those who had a share before.
+    drop(tensors);
+    change(own.each_mut().map(Values::data_mut), read.data());
+    Ok(own.map(|values| Tensor::from_primitive::<Flex>(values.into_tensor())))
+}
+
+pub(crate) fn sum_of_squares<const D: usize>(x: &Tensor<D>) -> Option<f64> {
+    Some(lenslet_kernels::sum_of_squares(values(x)?.data()))
+}
