@@ -12,9 +12,9 @@ use crate::cpu;
 /// The tensors as they were, where they are not 32-bit numbers in this machine's memory.
 pub fn change_in_place<const N: usize>(
     tensors: [Tensor<1>; N],
-    read: &Tensor<1>,
+    read: Tensor<1>,
     change: impl FnOnce([&mut [f32]; N], &[f32]),
-) -> Result<[Tensor<1>; N], [Tensor<1>; N]> {
+) -> Result<[Tensor<1>; N], ([Tensor<1>; N], Tensor<1>)> {
     cpu::change_in_place(tensors, read, change)
 }
 

@@ -141,12 +141,12 @@ impl Optimizer {
                 let state = keys.each_ref().map(|key| self.moment(key, &value));
                 let [mean, square] = state;
                 let changed =
-                    change_in_place([value, mean, square], &gradient, |[p, m, v], gradient| {
+                    change_in_place([value, mean, square], gradient, |[p, m, v], gradient| {
                         let done = rule.step(step, scale as f32, p, gradient, m, v);
                         done.expect("moments and gradient are as long as the parameter");
                     });
-                let [value, mean, square] = changed.unwrap_or_else(|[value, mean, square]| {
-                    adamw(&rule, step, [value, mean, square], gradient * scale)
+                let [value, mean, square] = changed.unwrap_or_else(|(tensors, gradient)| {
+                    adamw(&rule, step, tensors, gradient * scale)
                 });
                 self.moments.extend(keys.into_iter().zip([mean, square]));
                 value

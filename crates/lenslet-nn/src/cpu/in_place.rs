@@ -14,16 +14,16 @@ fn values<const D: usize>(tensor: &Tensor<D>) -> Option<Values> {
 
 pub(crate) fn change_in_place<const N: usize>(
     tensors: [Tensor<1>; N],
-    read: &Tensor<1>,
+    read: Tensor<1>,
     change: impl FnOnce([&mut [f32]; N], &[f32]),
-) -> Result<[Tensor<1>; N], [Tensor<1>; N]> {
+) -> Result<[Tensor<1>; N], ([Tensor<1>; N], Tensor<1>)> {
     let own: Vec<Values> = tensors.iter().map_while(values).collect();
-    let (Ok(mut own), Some(read)) = (<[Values; N]>::try_from(own), values(read)) else {
-        return Err(tensors);
+    let (Ok(mut own), Some(numbers)) = (<[Values; N]>::try_from(own), values(&read)) else {
+        return Err((tensors, read));
     };
     // From here on the values have no other owner than those who had a share before.
-    drop(tensors);
-    change(own.each_mut().map(Values::data_mut), read.data());
+    drop((tensors, read));
+    change(own.each_mut().map(Values::data_mut), numbers.data());
     Ok(own.map(|values| Tensor::from_primitive::<Flex>(values.into_tensor())))
 }
 

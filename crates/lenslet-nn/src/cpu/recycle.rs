@@ -8,23 +8,38 @@ use std::sync::Mutex;
 
 /// Vectors shorter than this are left to the allocator, which is as good at them.
 const LEAST: usize = 16 << 10;
+/// A vector that nobody took in this many calls of [`take`] is freed; a training step makes some
+/// hundred.
+const PATIENCE: u64 = 8192;
 
 static IDLE: Mutex<Idle> = Mutex::new(Idle {
     vectors: BTreeMap::new(),
-    floats: 0,
-    lent: 0,
-    most_lent: 0,
+    clock: 0,
 });
 
-/// Vectors that nobody uses, by capacity.
+/// Vectors that nobody uses.
 struct Idle {
-    vectors: BTreeMap<usize, Vec<Vec<f32>>>,
-    /// Capacity of all of them.
-    floats: usize,
-    /// Floats in vectors that were taken and have not come back.
-    lent: usize,
-    /// The most that `lent` has been.
-    most_lent: usize,
+    /// By capacity, each with the time when it came back.
+    vectors: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
+    /// Calls of [`take`].
+    clock: u64,
+}
+
+impl Idle {
+    /// The last vector to come back of the smallest size that serves. An eighth of waste at most.
+    fn find(&mut self, len: usize) -> Option<Vec<f32>> {
+        let fitting = self.vectors.range_mut(len..=len + len / 8);
+        let (_, vector) = { fitting }.find_map(|(_, same)| same.pop())?;
+        Some(vector)
+    }
+
+    fn free_the_old(&mut self) {
+        let oldest = self.clock.saturating_sub(PATIENCE);
+        self.vectors.retain(|_, same| {
+            same.retain(|(since, _)| *since >= oldest);
+            !same.is_empty()
+        });
+    }
 }
 
 /// A vector of `len` numbers, which mean nothing.
@@ -32,19 +47,14 @@ pub(super) fn take(len: usize) -> Vec<f32> {
     if len < LEAST {
         return vec![0.0; len];
     }
-    let mut idle = IDLE.lock().unwrap_or_else(|e| e.into_inner());
-    let mut found = None;
-    // An eighth of waste at most.
-    if let Some((&capacity, same)) = idle.vectors.range_mut(len..=len + len / 8).next() {
-        found = same.pop();
-        if same.is_empty() {
-            idle.vectors.remove(&capacity);
+    let found = {
+        let mut idle = IDLE.lock().unwrap_or_else(|e| e.into_inner());
+        idle.clock += 1;
+        if idle.clock.is_multiple_of(PATIENCE) {
+            idle.free_the_old();
         }
-        idle.floats -= capacity;
-    }
-    idle.lent += found.as_ref().map_or(len, Vec::capacity);
-    idle.most_lent = idle.most_lent.max(idle.lent);
-    drop(idle);
+        idle.find(len)
+    };
     match found {
         Some(mut vector) => {
             // Writes only what an earlier, shorter use has left out.
@@ -55,19 +65,15 @@ pub(super) fn take(len: usize) -> Vec<f32> {
     }
 }
 
-/// Keeps a vector for [`take`], or frees it where more lies idle than was ever used at once.
+/// Keeps a vector for [`take`].
 pub(super) fn give_back(vector: Vec<f32>) {
-    let capacity = vector.capacity();
-    if capacity < LEAST {
+    if vector.capacity() < LEAST {
         return;
     }
     let mut idle = IDLE.lock().unwrap_or_else(|e| e.into_inner());
-    idle.lent = idle.lent.saturating_sub(capacity);
-    if idle.floats + idle.lent + capacity > idle.most_lent {
-        return;
-    }
-    idle.floats += capacity;
-    idle.vectors.entry(capacity).or_default().push(vector);
+    let entry = (idle.clock, vector);
+    let same = idle.vectors.entry(entry.1.capacity());
+    same.or_default().push(entry);
 }
 
 #[cfg(test)]
@@ -88,9 +94,24 @@ mod tests {
         give_back(second);
         let again = take(len);
         assert_eq!((again.as_ptr(), again.len()), (at, len));
-        // Ten times as much as needed is too much waste.
         give_back(again);
-        let small = take(LEAST);
-        assert_ne!(small.as_ptr(), at);
+        let smaller = take(LEAST);
+        assert_ne!(smaller.as_ptr(), at, "too much of it would be wasted");
+    }
+
+    #[test]
+    fn what_nobody_takes_is_freed() {
+        let mut idle = Idle {
+            vectors: BTreeMap::new(),
+            clock: 0,
+        };
+        idle.vectors
+            .insert(5, vec![(0, vec![0.0; 5]), (PATIENCE, vec![1.0; 5])]);
+        idle.vectors.insert(9, vec![(0, vec![0.0; 9])]);
+        idle.clock = PATIENCE + 1;
+        idle.free_the_old();
+        assert_eq!(idle.find(5), Some(vec![1.0; 5]));
+        assert_eq!(idle.find(5), None);
+        assert_eq!(idle.find(9), None);
     }
 }
