@@ -1,0 +1,113 @@
+//! Recording a model's forward pass.
+
+mod convert;
+mod modules;
+mod record;
+
+use std::collections::HashMap;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorId};
+
+use crate::compose::{Composer, Step};
+use crate::{Data, Graph, GraphError, Kind};
+use convert::Converted;
+use record::{Recording, Role};
+
+pub use record::Outputs;
+
+impl Graph {
+    /// Records what `forward` does with an input of this shape, without running it. Any Burn
+    /// module will do, on any device, training or not; what is recorded is its behaviour in
+    /// evaluation. The weights of a model on the CPU are shared with the graph, not copied.
+    ///
+    /// Nodes carry the path of the module that they belong to. It is known of every operation
+    /// for models whose children run through [`lenslet_nn::tap`]. For others it is that of the
+    /// weights an operation reads, and between them the innermost module that holds both the
+    /// weights before and after.
+    ///
+    /// Changes of layout that cancel are left out, so feature maps between convolutions are
+    /// `[N, C, H, W]` however the model keeps them.
+    ///
+    /// # Errors
+    /// When `forward` panics (the input does not fit the model, or the forward pass looks at
+    /// numbers), or uses an operation that graphs do not know.
+    pub fn capture<M: Module, O: Into<Outputs>, const D: usize>(
+        model: &M,
+        input: [usize; D],
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
+    ) -> Result<Graph, GraphError> {
+        assemble(record::with_weights(model, input, forward)?)
+    }
+
+    /// The same without weights: `build` makes the model on the device it is given, and whatever
+    /// has no values there ([`Init::empty`](lenslet_nn::Init::empty)) takes no memory. For looking
+    /// at structure and costs.
+    ///
+    /// # Errors
+    /// As [`capture`](Self::capture).
+    pub fn structure<M: Module, O: Into<Outputs>, const D: usize>(
+        build: impl FnOnce(&Device) -> M,
+        input: [usize; D],
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
+    ) -> Result<Graph, GraphError> {
+        assemble(record::without_weights(build, input, forward)?)
+    }
+}
+
+/// Turns recorded operations into a graph.
+fn assemble(mut recording: Recording) -> Result<Graph, GraphError> {
+    let modules = modules::attribute(&recording);
+    let mut composer = Composer::default();
+    let mut views = HashMap::new();
+    let operations = std::mem::take(&mut recording.operations);
+    for (operation, module) in operations.iter().zip(&modules) {
+        let at = |id: Option<TensorId>| match (module.as_str(), id) {
+            ("", Some(id)) => format!("#{}", id.value()),
+            (module, _) => module.to_string(),
+        };
+        match convert::convert(operation) {
+            Some(Converted::Tensor { out, fill }) => {
+                let shape = out.shape.to_vec();
+                let view = match recording.role(out.id) {
+                    Role::Input => composer.input(shape),
+                    Role::Mark => continue,
+                    Role::Constant { name, data } => {
+                        let data = data.unwrap_or(Data::Splat(fill));
+                        composer.constant(name, shape, Kind::from(out.dtype), data)
+                    }
+                };
+                views.insert(out.id, view);
+            }
+            Some(Converted::Node { op, inputs, out }) => {
+                let known = inputs.iter().map(|input| views.get(&input.id).cloned());
+                let Some(inputs) = known.collect::<Option<Vec<_>>>() else {
+                    return Err(GraphError::Missing {
+                        node: at(Some(out.id)),
+                        operation: convert::name(operation),
+                    });
+                };
+                let step = Step {
+                    module,
+                    op,
+                    shape: out.shape.to_vec(),
+                    kind: Kind::from(out.dtype),
+                };
+                let view = composer.node(step, &inputs);
+                views.insert(out.id, view);
+            }
+            None => {
+                return Err(GraphError::Unknown {
+                    node: at(operation.outputs().next().map(|out| out.id)),
+                    operation: convert::name(operation),
+                });
+            }
+        }
+    }
+    let outputs = recording.outputs.iter().enumerate().map(|(i, id)| {
+        let view = id.and_then(|id| views.get(&id));
+        view.cloned().ok_or(GraphError::Output(i))
+    });
+    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    Ok(composer.finish(&outputs))
+}
