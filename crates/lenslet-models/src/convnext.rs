@@ -13,7 +13,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Preprocessing, Published, Variant, naming};
 
 const WEIGHTS: WeightInit = WeightInit::TruncNormal(0.02);
 
@@ -193,6 +193,7 @@ const fn base(name: &'static str, resize: usize, build: Build) -> Variant {
         preprocessing: Preprocessing::imagenet(resize, 224),
         classifier: "classifier.2",
         first_conv: "features.0.0",
+        naming: naming::CONVNEXT,
         ..Variant::imagenet(name, build)
     }
 }

@@ -8,13 +8,14 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout, Init, LinearConfig, Residual,
-    Sequential, SqueezeExcitation, WeightInit, conv_norm_act, forward_branch, forward_sequential,
+    Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout, Init, LinearConfig, Padding,
+    Residual, Sequential, SqueezeExcitation, WeightInit, conv_norm_act, forward_branch,
+    forward_sequential,
 };
 
 use crate::plain::{SequentialNet, make_divisible};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Preprocessing, Published, Variant, naming};
 
 const SILU: Activation = Activation::Silu;
 const WEIGHTS: WeightInit = WeightInit::KaimingNormalFanOut;
@@ -81,6 +82,7 @@ pub struct EfficientNetConfig {
     depth: f64,
     dropout: f64,
     norm: fn(usize) -> BatchNorm2dConfig,
+    tensorflow_padding: bool,
 }
 
 impl EfficientNetConfig {
@@ -95,6 +97,7 @@ impl EfficientNetConfig {
             depth,
             dropout,
             norm: BatchNorm2dConfig::new,
+            tensorflow_padding: false,
         }
     }
 
@@ -120,11 +123,14 @@ impl EfficientNetConfig {
         activation: Option<Activation>,
         init: &mut Init,
     ) -> Sequential {
-        let conv = Conv2dConfig::new(from, to, kernel)
+        let mut conv = Conv2dConfig::new(from, to, kernel)
             .with_stride(stride)
             .with_padding(kernel / 2)
             .with_groups(groups)
             .with_init(WEIGHTS);
+        if self.tensorflow_padding {
+            conv = conv.with_padding_mode(Padding::Same);
+        }
         conv_norm_act(conv, self.norm, activation, init)
     }
 
@@ -164,6 +170,15 @@ impl EfficientNetConfig {
     /// Makes the network: convolutions after He et al. by the outputs, the classifier uniform in
     /// `±1 / sqrt(num_classes)`.
     pub fn init(&self, options: &BuildOptions, init: &mut Init) -> SequentialNet {
+        if options.tensorflow {
+            let mut config = self.clone().with_tensorflow_norm();
+            config.tensorflow_padding = true;
+            return config.network(options, init);
+        }
+        self.network(options, init)
+    }
+
+    fn network(&self, options: &BuildOptions, init: &mut Init) -> SequentialNet {
         let scale = |channels: usize| make_divisible(channels as f64 * self.width, 8);
         let repeats = |blocks: usize| (blocks as f64 * self.depth).ceil() as usize;
         let mut channels = scale(self.stem);
@@ -269,6 +284,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
                 Networks",
         classifier: "classifier.1",
         first_conv: "features.0.0",
+        naming: naming::EFFICIENTNET,
         ..Variant::imagenet(name, build)
     }
 }

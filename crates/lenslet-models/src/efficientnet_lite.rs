@@ -20,7 +20,7 @@ use lenslet_nn::{
 use crate::model::{ImageModel, Stage, Taken};
 use crate::plain::make_divisible;
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Preprocessing, Published, Variant, naming};
 
 const RELU6: Option<Activation> = Some(Activation::Relu6);
 
@@ -254,6 +254,7 @@ const fn base(name: &'static str, size: usize, top1: f32, build: Build) -> Varia
         }),
         classifier: "fc",
         first_conv: "conv_stem",
+        naming: naming::EFFICIENTNET_LITE,
         ..Variant::imagenet(name, build)
     }
 }

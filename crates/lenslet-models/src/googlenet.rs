@@ -346,6 +346,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     min_size: 15,
     published: Published::v1(69.778, 89.53),
     first_conv: "conv1.conv",
+    auxiliary: &["aux1.fc2", "aux2.fc2"],
     ..Variant::imagenet("googlenet", |o: &BuildOptions, i| {
         GoogLeNet::new(o, i).into()
     })

@@ -386,6 +386,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     preprocessing: Preprocessing::imagenet(342, 299),
     published: Published::v1(77.294, 93.45),
     first_conv: "Conv2d_1a_3x3.conv",
+    auxiliary: &["AuxLogits.fc"],
     ..Variant::imagenet("inception_v3", |o: &BuildOptions, i| {
         InceptionV3::new(o, i).into()
     })

@@ -28,6 +28,7 @@ pub mod mnasnet;
 pub mod mobilenet;
 pub mod mobilenet_v3;
 mod model;
+mod naming;
 mod plain;
 mod registry;
 pub mod regnet;
@@ -38,11 +39,14 @@ pub mod swin;
 pub mod unet;
 pub mod vgg;
 pub mod vit;
+mod weights;
 pub mod yolo;
 
 pub use model::{ImageModel, Model, Output, Stage};
+pub use naming::Naming;
 pub use plain::SequentialNet;
 pub use registry::{
     BuildOptions, Preprocessing, Published, Resampling, Task, Variant, near_names, variant,
     variants,
 };
+pub use weights::{Auxiliary, Classes, LoadOptions, Loaded, ModelError, export};

@@ -3,8 +3,8 @@
 use lenslet_nn::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::Model;
 use crate::model::FAMILIES;
+use crate::{Model, Naming};
 
 /// One named model.
 #[derive(Debug)]
@@ -35,6 +35,10 @@ pub struct Variant {
     pub classifier: &'static str,
     /// The first convolution, by name.
     pub first_conv: &'static str,
+    /// The last layers of the auxiliary classifiers, by name.
+    pub auxiliary: &'static [&'static str],
+    /// Other names under which weights for this model are found.
+    pub naming: &'static [Naming],
     pub(crate) build: Build,
 }
 
@@ -150,6 +154,9 @@ pub struct BuildOptions {
     pub transform_input: bool,
     /// Whether a ResNet's residual branches start as zeros (Goyal et al., 2017, section 5.1).
     pub zero_init_residual: bool,
+    /// Whether an EfficientNet pads as TensorFlow's `SAME` and has its batch norms' `eps`, as weights
+    /// converted from TensorFlow want.
+    pub tensorflow: bool,
 }
 
 impl BuildOptions {
@@ -163,6 +170,7 @@ impl BuildOptions {
             aux_logits: true,
             transform_input: false,
             zero_init_residual: false,
+            tensorflow: false,
         }
     }
 
@@ -191,6 +199,12 @@ impl BuildOptions {
         self
     }
 
+    /// As TensorFlow or as PyTorch pads and normalises.
+    pub fn with_tensorflow(mut self, tensorflow: bool) -> Self {
+        self.tensorflow = tensorflow;
+        self
+    }
+
     /// With or without residual branches that start as zeros.
     pub fn with_zero_init_residual(mut self, zero: bool) -> Self {
         self.zero_init_residual = zero;
@@ -215,6 +229,8 @@ impl Variant {
             published: None,
             classifier: "fc",
             first_conv: "conv1",
+            auxiliary: &[],
+            naming: &[],
             build,
         }
     }

@@ -14,7 +14,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Preprocessing, Published, Variant, naming};
 
 /// Sizes that both definitions share.
 #[derive(Debug, Clone)]
@@ -272,6 +272,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
         paper: "Dosovitskiy et al., An Image is Worth 16x16 Words",
         classifier: "heads.head",
         first_conv: "conv_proj",
+        naming: naming::VIT,
         ..Variant::imagenet(name, build)
     }
 }

@@ -48,4 +48,5 @@ pub use shape::{Interpolation, channel_shuffle, concat, flatten, resize, to_nchw
 pub use squeeze_excitation::SqueezeExcitation;
 pub use state::{
     LoadError, ModulePath, StateDict, is_buffer, load_state_dict, num_params, state_dict,
+    tensor_shapes,
 };
