@@ -6,6 +6,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::{Bicubic, Bilinear};
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout, Init, LinearConfig, Padding,
@@ -15,7 +17,7 @@ use lenslet_nn::{
 
 use crate::plain::{SequentialNet, make_divisible};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant, naming};
+use crate::{BuildOptions, Published, Variant, naming};
 
 const SILU: Activation = Activation::Silu;
 const WEIGHTS: WeightInit = WeightInit::KaimingNormalFanOut;
@@ -294,7 +296,7 @@ macro_rules! scaled {
         Variant {
             input: [3, $size, $size],
             published: Published::v1($top1, $top5),
-            preprocessing: Preprocessing::imagenet($resize, $size).bicubic(),
+            preprocess: Preprocess::imagenet($resize, $size, Bicubic),
             ..base($name, |o, i| $config.init(o, i).into())
         }
     };
@@ -306,7 +308,7 @@ const fn v2(name: &'static str, size: usize, build: Build) -> Variant {
         paper: "Tan and Le, EfficientNetV2: Smaller Models and Faster Training",
         input: [3, size, size],
         min_size: 33,
-        preprocessing: Preprocessing::imagenet(size, size),
+        preprocess: Preprocess::imagenet(size, size, Bilinear),
         ..base(name, build)
     }
 }
@@ -322,7 +324,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     ),
     Variant {
         published: Published::v2(79.838, 94.934),
-        preprocessing: Preprocessing::imagenet(255, 240),
+        preprocess: Preprocess::imagenet(255, 240, Bilinear),
         input: [3, 240, 240],
         ..base("efficientnet_b1", |o, i| {
             EfficientNetConfig::scaled(1.0, 1.1, 0.2).init(o, i).into()
@@ -390,11 +392,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v1(85.808, 97.788),
-        preprocessing: Preprocessing {
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            ..Preprocessing::imagenet(480, 480).bicubic()
-        },
+        preprocess: Preprocess::imagenet(480, 480, Bicubic).with_normalisation([0.5; 3], [0.5; 3]),
         ..v2("efficientnet_v2_l", 480, |o, i| {
             EfficientNetConfig::v2(V2_L, 32, 0.4).init(o, i).into()
         })

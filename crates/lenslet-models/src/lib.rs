@@ -45,8 +45,5 @@ pub mod yolo;
 pub use model::{ImageModel, Model, Output, Stage};
 pub use naming::Naming;
 pub use plain::SequentialNet;
-pub use registry::{
-    BuildOptions, Preprocessing, Published, Resampling, Task, Variant, near_names, variant,
-    variants,
-};
+pub use registry::{BuildOptions, Published, Task, Variant, near_names, variant, variants};
 pub use weights::{Auxiliary, Classes, LoadOptions, Loaded, ModelError, export};

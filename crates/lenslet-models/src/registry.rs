@@ -1,5 +1,6 @@
 //! The variants by name, with all that their weights need as data.
 
+use lenslet_data::{Interpolation, Preprocess};
 use lenslet_nn::Init;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ pub struct Variant {
     /// Classes of the published weights.
     pub num_classes: usize,
     /// What is done to an image before its published weights see it.
-    pub preprocessing: Preprocessing,
+    pub preprocess: Preprocess,
     /// The published weights that torchvision calls its default, and their accuracy.
     pub published: Option<Published>,
     /// The last layer, by name: what a new set of classes replaces.
@@ -55,53 +56,6 @@ pub enum Task {
     Detection,
     /// A label for every pixel.
     Segmentation,
-}
-
-/// From a decoded image to a model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Preprocessing {
-    /// Length of the shorter side after resizing.
-    pub resize: usize,
-    /// Side of the square that is cut out of the centre.
-    pub crop: usize,
-    /// How the image is resized (always with antialiasing).
-    pub interpolation: Resampling,
-    /// Subtracted from every channel, whose values lie in `0..=1`.
-    pub mean: [f32; 3],
-    /// What every channel is divided by afterwards.
-    pub std: [f32; 3],
-}
-
-/// A filter to resize images with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Resampling {
-    /// Two neighbours on each axis.
-    Bilinear,
-    /// Four neighbours on each axis.
-    Bicubic,
-}
-
-impl Preprocessing {
-    /// What most ImageNet weights want: shorter side 256, centre 224, bilinear.
-    pub const IMAGENET: Self = Self::imagenet(256, 224);
-
-    /// ImageNet's mean and standard deviation, bilinear, at other sizes.
-    pub const fn imagenet(resize: usize, crop: usize) -> Self {
-        Self {
-            resize,
-            crop,
-            interpolation: Resampling::Bilinear,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        }
-    }
-
-    /// The same with another filter.
-    pub const fn bicubic(mut self) -> Self {
-        self.interpolation = Resampling::Bicubic;
-        self
-    }
 }
 
 /// Published weights and how good they are on ImageNet's validation images.
@@ -225,7 +179,7 @@ impl Variant {
             input: [3, 224, 224],
             min_size: 32,
             num_classes: 1000,
-            preprocessing: Preprocessing::IMAGENET,
+            preprocess: Preprocess::imagenet(256, 224, Interpolation::Bilinear),
             published: None,
             classifier: "fc",
             first_conv: "conv1",

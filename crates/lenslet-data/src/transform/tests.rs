@@ -102,21 +102,21 @@ fn senseless_settings_are_named() {
         ),
         (
             Preprocess {
-                mean: vec![],
+                mean: PerChannel::Rgb([0.5; 3]),
                 ..sound.clone()
             },
             "mean",
         ),
         (
             Preprocess {
-                mean: vec![f32::NAN],
+                mean: PerChannel::Grey([f32::NAN]),
                 ..sound.clone()
             },
             "mean",
         ),
         (
             Preprocess {
-                std: vec![0.0],
+                std: PerChannel::Grey([0.0]),
                 ..sound.clone()
             },
             "std",

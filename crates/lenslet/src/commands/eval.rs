@@ -30,7 +30,7 @@ pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
         workers: threads,
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(Arc::clone(&val), info.preprocess.clone(), None, settings)?;
+    let loader = Loader::new(Arc::clone(&val), info.preprocess, None, settings)?;
     let stop = stop_flag()?;
     match evaluate(&model, &loader, &device(), &stop)? {
         Some(evaluation) => {
