@@ -22,6 +22,7 @@ pub mod efficientnet_lite;
 pub mod googlenet;
 pub mod guide_convnext;
 pub mod guide_vit;
+mod imagenet;
 pub mod inception;
 pub mod lenet;
 pub mod mnasnet;
@@ -42,6 +43,7 @@ pub mod vit;
 mod weights;
 pub mod yolo;
 
+pub use imagenet::imagenet_classes;
 pub use model::{ImageModel, Model, Output, Stage};
 pub use naming::Naming;
 pub use plain::SequentialNet;
