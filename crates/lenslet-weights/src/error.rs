@@ -50,6 +50,17 @@ pub enum WeightsError {
         /// The number of values given.
         values: usize,
     },
+    /// A published file could not be fetched.
+    #[error(
+        "cannot fetch {url}: {reason}. Try again when there is a network (a part that has arrived is kept), or download \
+         the file elsewhere and give its path with --weights"
+    )]
+    Fetch {
+        /// Where it is.
+        url: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// What the safetensors format cannot hold.
     #[error("cannot make a .safetensors of these tensors: {0}")]
     Encode(#[from] safetensors::SafeTensorError),

@@ -16,6 +16,8 @@
 //! ```
 
 mod error;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 mod file;
 mod names;
 mod pytorch;

@@ -154,8 +154,9 @@ pub struct ModelArgs {
     /// inside the program, EfficientNet-Lite0 trained on ImageNet]
     #[arg(long, value_name = "RUN|NAME")]
     pub model: Option<PathBuf>,
-    /// Weights of the architecture: a .safetensors or PyTorch .pth file
-    #[arg(long, value_name = "FILE", requires = "model")]
+    /// Weights of the architecture: a .safetensors or PyTorch .pth file, or a name under which
+    /// torchvision publishes them (IMAGENET1K_V1, default), which is fetched once
+    #[arg(long, value_name = "FILE|NAME", requires = "model")]
     pub weights: Option<PathBuf>,
 }
 

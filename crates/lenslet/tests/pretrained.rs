@@ -125,3 +125,40 @@ fn what_cannot_work_is_explained() {
         &["cannot read gone.pth"],
     );
 }
+
+/// Runs a prediction of SqueezeNet with a cache in `dir` and nobody to fetch from.
+fn squeezenet(dir: &Path, weights: &str) -> common::Ran {
+    let photo = photo("coffee_300x200.png");
+    let args = [
+        "predict",
+        &photo,
+        "--model",
+        "squeezenet1_1",
+        "--weights",
+        weights,
+    ];
+    let mut command = common::lenslet(dir);
+    command.args(args).env("XDG_CACHE_HOME", dir.join("cache"));
+    command.env("LENSLET_WEIGHTS_URL", "http://127.0.0.1:1/models");
+    command.output().unwrap().into()
+}
+
+#[cfg(feature = "fetch")]
+#[test]
+fn published_weights_come_from_the_cache_or_not_at_all() {
+    let dir = folder();
+    let ran = squeezenet(dir.path(), "default");
+    let url = "cannot fetch http://127.0.0.1:1/models/squeezenet1_1-b8a52dc0.pth";
+    common::check_refusal(&ran, 1, &[url, "network", "--weights"]);
+
+    let ran = squeezenet(dir.path(), "IMAGENET1K_V7");
+    common::check_refusal(&ran, 1, &["published for it are IMAGENET1K_V1"]);
+
+    let cache = dir.path().join("cache/lenslet/weights");
+    let cached = cache.join("squeezenet1_1-b8a52dc0.pth");
+    std::fs::copy(weights(dir.path(), "squeezenet1_1", 1000), &cached).unwrap();
+    for name in ["default", "imagenet1k_v1", "squeezenet1_1-b8a52dc0.pth"] {
+        let ran = squeezenet(dir.path(), name);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{name}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Which model a command works with: a trained one, an architecture with weights of its own, or the
 //! one inside the program.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -10,6 +10,7 @@ use lenslet_nn::Init;
 use lenslet_train::{FORMAT, ModelInfo, find_variant, load_model};
 use serde_json::json;
 
+use super::fetch;
 use crate::cli::{Common, ModelArgs};
 
 /// The model that the arguments name, with all that is known of it.
@@ -47,12 +48,23 @@ fn trained(path: &Path, device: &Device) -> Result<(Model, ModelInfo)> {
 
 fn with_weights(
     name: &Path,
-    file: &PathBuf,
+    given: &Path,
     device: &Device,
     common: &Common,
 ) -> Result<(Model, ModelInfo)> {
     let variant = find_variant(&name.display().to_string())?;
-    let weights = lenslet_weights::read(file)?;
+    // The file's name says which published weights it holds, if any.
+    let published = given
+        .file_name()
+        .and_then(|name| variant.published_file(name.to_str()?));
+    let file = match published {
+        Some(published) if !given.exists() => fetch::published(published, common)?,
+        _ if !given.exists() && given.extension().is_none() => {
+            bail!(unknown_weights(variant, given))
+        }
+        _ => given.to_path_buf(),
+    };
+    let weights = lenslet_weights::read(&file)?;
     // Auxiliary classifiers have no part in a prediction.
     let options = LoadOptions::as_stored().with_auxiliary(Auxiliary::Without);
     let loaded = variant
@@ -66,11 +78,26 @@ fn with_weights(
         format: FORMAT,
         architecture: variant.name.into(),
         classes: classes(loaded.build.num_classes),
-        preprocess: preprocess(variant, loaded.build.image_size),
+        preprocess: match published {
+            Some(published) => variant.preprocess_for(published),
+            None => preprocess(variant, loaded.build.image_size),
+        },
         training: json!({ "weights": file }),
         golden: Vec::new(),
     };
     Ok((loaded.model, info))
+}
+
+fn unknown_weights(variant: &Variant, given: &Path) -> String {
+    let names: Vec<&str> = variant.published_files().map(|f| f.weights).collect();
+    let known = match names.as_slice() {
+        [] => "none are published for it".to_string(),
+        names => format!("published for it are {}", names.join(", ")),
+    };
+    let (given, name) = (given.display(), variant.name);
+    format!(
+        "there is no file {given}, nor are weights of {name} published under that name; {known}"
+    )
 }
 
 /// Weights for 1000 classes are taken to be ImageNet's; other files do not say what they tell apart.
