@@ -88,27 +88,33 @@ fn every_naming_gives_the_same_answers() {
     }
 }
 
+/// `norm.1` for `norm1`.
+fn dotted(name: &str) -> String {
+    let units = ["norm1", "norm2", "conv1", "conv2"];
+    units.iter().fold(name.to_string(), |name, unit| {
+        let (kind, number) = unit.split_at(4);
+        name.replace(&format!("{unit}."), &format!("{kind}.{number}."))
+    })
+}
+
+/// `linear_1` for the first layer of a perceptron.
+fn numbered(name: &str) -> String {
+    let name = name.replace("mlp.0.", "mlp.linear_1.");
+    name.replace("mlp.3.", "mlp.linear_2.")
+}
+
 /// What torchvision's models were filled with, under the names in its older published files.
 #[test]
 fn torchvisions_first_names_are_known() {
     let device = Device::flex();
-    let linear = |name: String| {
-        let name = name.replace("mlp.0.", "mlp.linear_1.");
-        name.replace("mlp.3.", "mlp.linear_2.")
-    };
-    let dotted = |name: String| {
-        ["norm1", "norm2", "conv1", "conv2"]
-            .iter()
-            .fold(name, |name, unit| {
-                let (kind, number) = unit.split_at(4);
-                name.replace(&format!("{unit}."), &format!("{kind}.{number}."))
-            })
-    };
-    let renames: [(&str, &dyn Fn(String) -> String, &str); 2] = [
-        ("densenet121", &dotted, ".norm.1.weight"),
-        ("vit_b_16", &linear, ".mlp.linear_1.bias"),
-    ];
-    for (name, rename, example) in renames {
+    for (name, rename, example) in [
+        (
+            "densenet121",
+            dotted as fn(&str) -> String,
+            ".norm.1.weight",
+        ),
+        ("vit_b_16", numbered, ".mlp.linear_1.bias"),
+    ] {
         let fixture = inference(name);
         let tolerance = fixture.tolerance();
         let floats = fixture
@@ -118,7 +124,7 @@ fn torchvisions_first_names_are_known() {
         let ours = floats.map(|(name, shape, _)| (name, shape));
         let mut weights = generated(ours, fixture.gain);
         for tensor in &mut weights.tensors {
-            tensor.name = rename(std::mem::take(&mut tensor.name));
+            tensor.name = rename(&tensor.name);
         }
         assert!(
             weights.tensors.iter().any(|t| t.name.ends_with(example)),

@@ -1,7 +1,7 @@
 //! Weight files of image models: `.safetensors` and PyTorch's `.pth` and `.pt`, read and written.
 //!
 //! [`read`] gives a file's tensors as names, shapes and plain values, whatever format and precision
-//! they were stored in; nothing in a file is ever executed. [`write`] makes a `.safetensors`.
+//! they were stored in; nothing in a file is ever executed. [`write()`] makes a `.safetensors`.
 //! Nothing here knows about models: which tensors a model wants, and under which names, is the
 //! business of `lenslet-models`.
 //!

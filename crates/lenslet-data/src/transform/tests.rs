@@ -89,35 +89,35 @@ fn senseless_settings_are_named() {
         (
             Preprocess {
                 crop: [0, 32],
-                ..sound.clone()
+                ..sound
             },
             "crop",
         ),
         (
             Preprocess {
                 resize: Resize::ShortSide(0),
-                ..sound.clone()
+                ..sound
             },
             "resize",
         ),
         (
             Preprocess {
                 mean: PerChannel::Rgb([0.5; 3]),
-                ..sound.clone()
+                ..sound
             },
             "mean",
         ),
         (
             Preprocess {
                 mean: PerChannel::Grey([f32::NAN]),
-                ..sound.clone()
+                ..sound
             },
             "mean",
         ),
         (
             Preprocess {
                 std: PerChannel::Grey([0.0]),
-                ..sound.clone()
+                ..sound
             },
             "std",
         ),
