@@ -1,8 +1,25 @@
-//! Shapes, costs and receptive fields of image models.
+//! Image models as graphs: capture, shapes, costs and receptive fields.
+//!
+//! [`Graph::capture`] records the forward pass of any Burn module, without running it, as a small
+//! graph of named nodes with concrete shapes. Whatever needs to know a model's structure reads
+//! that graph. [`mod@reference`] runs it, plainly and slowly.
 
 mod arithmetic;
+mod builder;
+mod capture;
+mod compose;
+mod data;
+mod error;
+mod graph;
+mod op;
+pub mod reference;
 
 pub use arithmetic::{
     ArithmeticError, Conv, ConvCost, FieldStep, Separable, Window, conv_cost, output_size,
     receptive_field, separable_cost,
 };
+pub use capture::Outputs;
+pub use data::{Data, Floats, Kind};
+pub use error::GraphError;
+pub use graph::{Constant, Graph, Node, Source, Value, ValueId};
+pub use op::{Binary, Comparison, InterpolateMode, Op, PadMode, Reduction, Span, Unary};

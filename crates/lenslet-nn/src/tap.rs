@@ -3,6 +3,7 @@
 //! Layers and models run their children through [`tap`]. Without a recorder that costs one
 //! thread-local read; inside [`record`] the path of every child is known and its output can be
 //! kept. Fused units run their parts one by one then, so that each part has an output to keep.
+//! [`trace`] tells which child is running.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,18 +37,65 @@ impl From<usize> for Name<'_> {
     }
 }
 
-#[derive(Default)]
-struct Recorder {
-    wanted: BTreeSet<String>,
-    path: Vec<String>,
-    found: BTreeMap<String, TensorData>,
+/// Where a forward pass is, for [`trace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// The child of this name of the module that is running starts.
+    Enter(&'a str),
+    /// The child that started last, and has not ended yet, ends.
+    Exit,
+}
+
+enum Recorder {
+    /// Keeps what children return.
+    Record {
+        wanted: BTreeSet<String>,
+        path: Vec<String>,
+        found: BTreeMap<String, TensorData>,
+    },
+    /// Tells when children start and end.
+    Trace(Box<dyn FnMut(Step<'_>)>),
+}
+
+impl Recorder {
+    fn enter(&mut self, name: Name<'_>) {
+        let index;
+        let name = match name {
+            Name::Field(name) => name,
+            Name::Index(i) => {
+                index = i.to_string();
+                &index
+            }
+        };
+        match self {
+            Recorder::Record { path, .. } => path.push(name.to_string()),
+            Recorder::Trace(observe) => observe(Step::Enter(name)),
+        }
+    }
+
+    fn exit<const D: usize>(&mut self, output: &Tensor<D>) {
+        match self {
+            Recorder::Record {
+                wanted,
+                path,
+                found,
+            } => {
+                let name = path.join(".");
+                path.pop();
+                if wanted.contains(&name) {
+                    found.insert(name, output.to_data());
+                }
+            }
+            Recorder::Trace(observe) => observe(Step::Exit),
+        }
+    }
 }
 
 thread_local! {
     static RECORDER: RefCell<Option<Recorder>> = const { RefCell::new(None) };
 }
 
-/// Whether this thread is inside [`record`].
+/// Whether this thread is inside [`record`] or [`trace`].
 pub fn is_recording() -> bool {
     RECORDER.with_borrow(Option::is_some)
 }
@@ -60,19 +108,10 @@ pub fn tap<'a, const D: usize>(
     if !is_recording() {
         return child();
     }
-    let name = match name.into() {
-        Name::Field(name) => name.to_string(),
-        Name::Index(index) => index.to_string(),
-    };
-    with(|recorder| recorder.path.push(name));
+    let name = name.into();
+    with(|recorder| recorder.enter(name));
     let output = child();
-    with(|recorder| {
-        let path = recorder.path.join(".");
-        recorder.path.pop();
-        if recorder.wanted.contains(&path) {
-            recorder.found.insert(path, output.to_data());
-        }
-    });
+    with(|recorder| recorder.exit(&output));
     output
 }
 
@@ -83,23 +122,40 @@ pub fn record<T>(
     names: impl IntoIterator<Item = impl Into<String>>,
     forward: impl FnOnce() -> T,
 ) -> (T, BTreeMap<String, TensorData>) {
+    let recorder = Recorder::Record {
+        wanted: names.into_iter().map(Into::into).collect(),
+        path: Vec::new(),
+        found: BTreeMap::new(),
+    };
+    match run(recorder, forward) {
+        (result, Some(Recorder::Record { found, .. })) => (result, found),
+        (result, _) => (result, BTreeMap::new()),
+    }
+}
+
+/// Runs `forward` and tells `observe` when its children start and end.
+pub fn trace<T>(observe: impl FnMut(Step<'_>) + 'static, forward: impl FnOnce() -> T) -> T {
+    run(Recorder::Trace(Box::new(observe)), forward).0
+}
+
+/// Runs `forward` with a recorder, which is gone afterwards even if it panics.
+fn run<T>(recorder: Recorder, forward: impl FnOnce() -> T) -> (T, Option<Recorder>) {
     struct Stop;
     impl Drop for Stop {
         fn drop(&mut self) {
             RECORDER.set(None);
         }
     }
-    RECORDER.set(Some(Recorder {
-        wanted: names.into_iter().map(Into::into).collect(),
-        ..Recorder::default()
-    }));
-    let stop = Stop;
+    RECORDER.set(Some(recorder));
+    let _stop = Stop;
     let result = forward();
-    let found = with(|recorder| std::mem::take(&mut recorder.found));
-    drop(stop);
-    (result, found.unwrap_or_default())
+    (result, RECORDER.take())
 }
 
-fn with<T>(use_it: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
-    RECORDER.with_borrow_mut(|recorder| recorder.as_mut().map(use_it))
+fn with(use_it: impl FnOnce(&mut Recorder)) {
+    RECORDER.with_borrow_mut(|recorder| {
+        if let Some(recorder) = recorder {
+            use_it(recorder);
+        }
+    });
 }

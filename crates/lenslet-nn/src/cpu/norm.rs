@@ -35,6 +35,8 @@ pub(crate) fn batch_norm(
     if n * h * w * channels == 0 || residual.is_some_and(|r| r.dims() != x.dims()) {
         return None;
     }
+    // Before any number is read: a graph that is being captured has none.
+    let inputs = [input(x)?, input(gamma)?, input(beta)?];
     let running = match by {
         Normalise::Batch => None,
         Normalise::Running { mean, variance } => Some([moment(&mean)?, moment(&variance)?]),
@@ -45,7 +47,6 @@ pub(crate) fn batch_norm(
         activation: activation.map_or(Activation::None, kernel_activation),
         running,
     };
-    let inputs = [input(x)?, input(gamma)?, input(beta)?];
     Some(match residual {
         None => run(op, inputs),
         Some(residual) => {
@@ -55,7 +56,7 @@ pub(crate) fn batch_norm(
     })
 }
 
-/// Running statistics as numbers; `None` on another device.
+/// Running statistics as numbers; `None` for another type of number.
 fn moment(tensor: &Tensor<1>) -> Option<Vec<f32>> {
     tensor.clone().into_data().try_to_vec().ok()
 }
