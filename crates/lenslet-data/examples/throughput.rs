@@ -93,7 +93,7 @@ fn main() -> Result<(), DataError> {
     epochs(
         "photos, evaluation",
         photos.clone(),
-        preprocess.clone(),
+        preprocess,
         None,
         threads,
     )?;
@@ -191,7 +191,7 @@ fn stages(image: &Image, file: &Path, preprocess: &Preprocess) -> Result<(), Dat
     let mut out = vec![0.0; preprocess.output_len()];
     let as_is = Preprocess {
         resize: lenslet_data::Resize::Keep,
-        ..preprocess.clone()
+        ..*preprocess
     };
     line(
         "normalise",

@@ -42,4 +42,4 @@ pub use idx::IdxDataset;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Skipped};
 pub use picture::{Channels, Image};
 pub use rng::Rng;
-pub use transform::{Augment, Interpolation, Preprocess, Resize};
+pub use transform::{Augment, Interpolation, PerChannel, Preprocess, Resize};

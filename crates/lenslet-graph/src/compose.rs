@@ -61,6 +61,7 @@ impl Composer {
                 View { value, order }
             }
             Op::Reshape => self.reshape(step, &inputs[0]),
+            op if self.changes_nothing(op, &inputs[0], &step) => inputs[0].clone(),
             op if op.is_elementwise() => self.elementwise(step, inputs),
             op if along(op, &[]).is_some() => self.along_dims(step, inputs),
             _ => {
@@ -217,6 +218,18 @@ impl Composer {
             return View { value, order };
         }
         self.emit(step, vec![value])
+    }
+
+    /// Whether an operation gives its first input as it is.
+    fn changes_nothing(&self, op: &Op, input: &View, step: &Step<'_>) -> bool {
+        let value = self.graph.value(input.value);
+        let from: Vec<usize> = input.order.iter().map(|&d| value.shape[d]).collect();
+        let only_resizes = match op {
+            Op::Expand | Op::Cast => true,
+            Op::Slice(spans) => spans.iter().all(|span| span.step == 1),
+            _ => false,
+        };
+        only_resizes && from == step.shape && value.kind == step.kind
     }
 
     /// What a value is a reshape of.

@@ -19,6 +19,19 @@ pub enum GraphError {
     /// Burn could not record the forward pass.
     #[error("the forward pass could not be recorded: {0:?}")]
     Capture(CaptureError),
+    /// A convolution or pooling whose window is larger than what it slides over.
+    #[error(
+        "node {node}: a window of length {span} does not fit into {padded}, padding included; use \
+         a larger input"
+    )]
+    Window {
+        /// The module that the operation belongs to, or its position.
+        node: String,
+        /// Length of the window.
+        span: usize,
+        /// Length of the padded input.
+        padded: usize,
+    },
     /// An output of the forward pass was not made of the input.
     #[error(
         "output {0} of the forward pass was not recorded; return tensors that were computed from \

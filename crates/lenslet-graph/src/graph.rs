@@ -157,7 +157,7 @@ impl Graph {
     }
 
     /// The model's parameters and buffers that the forward pass reads, with their paths, in the
-    /// order of first use.
+    /// order of the model's fields.
     pub fn weights(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.values.iter().filter_map(|value| {
             let name = value.constant()?.name.as_deref()?;

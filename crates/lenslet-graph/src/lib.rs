@@ -2,7 +2,7 @@
 //!
 //! [`Graph::capture`] records the forward pass of any Burn module, without running it, as a small
 //! graph of named nodes with concrete shapes. Whatever needs to know a model's structure reads
-//! that graph. [`reference`] runs it, plainly and slowly.
+//! that graph. [`mod@reference`] runs it, plainly and slowly.
 
 mod arithmetic;
 mod builder;

@@ -3,11 +3,11 @@
 mod common;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use common::{captured, fill, relative};
+use common::{captured, fill};
 use lenslet_graph::reference;
 use lenslet_models::{BuildOptions, ImageModel, Output, variant, variants};
 use lenslet_nn::Init;
-use lenslet_reference::{inference, input, names};
+use lenslet_reference::{inference, input, names, relative_error};
 
 /// What 32-bit arithmetic may lose where no fixture says how much that is: ten times the worst
 /// that PyTorch loses in any fixture (2e-6, VGG-16).
@@ -40,8 +40,9 @@ fn check(name: &str) {
         Output::Logits(y) => y.into_data(),
         Output::Map(y) | Output::Grid(y) => y.into_data(),
     };
-    let expected: Vec<f32> = expected.try_to_vec().unwrap();
-    let error = relative(&found, &expected);
+    let expected: Vec<f64> = expected.iter::<f32>().map(f64::from).collect();
+    assert_eq!(found.len(), expected.len(), "{name}");
+    let error = relative_error(&found, &expected);
     println!("{name}: {} nodes, {error:.1e}", graph.nodes().len());
     assert!(error <= tolerance, "{name}: {error:.1e} > {tolerance:.1e}");
 }

@@ -5,6 +5,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, Conv2dConfig, Identity, Init, LayerNormConfig, LinearConfig,
@@ -14,7 +16,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant, naming};
 
 const WEIGHTS: WeightInit = WeightInit::TruncNormal(0.02);
 
@@ -194,9 +196,10 @@ const fn base(name: &'static str, resize: usize, build: Build) -> Variant {
         family: "ConvNeXt",
         year: 2022,
         paper: "Liu et al., A ConvNet for the 2020s",
-        preprocessing: Preprocessing::imagenet(resize, 224),
+        preprocess: Preprocess::imagenet(resize, 224, Bilinear),
         classifier: "classifier.2",
         first_conv: "features.0.0",
+        naming: naming::CONVNEXT,
         ..Variant::imagenet(name, build)
     }
 }

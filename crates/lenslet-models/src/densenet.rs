@@ -14,7 +14,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Published, Variant};
+use crate::{BuildOptions, Published, Variant, naming};
 
 const RELU: Activation = Activation::Relu;
 
@@ -263,6 +263,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
         min_size: 29,
         classifier: "classifier",
         first_conv: "features.conv0",
+        naming: naming::DENSENET,
         ..Variant::imagenet(name, build)
     }
 }
@@ -303,6 +304,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     Variant {
         licence: "MIT OR Apache-2.0",
         first_conv: "features.0",
+        naming: &[],
         ..base("guide_densenet121", |o, i| {
             DenseNetConfig::guide().init(o, i).into()
         })

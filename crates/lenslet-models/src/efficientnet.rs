@@ -6,15 +6,18 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::{Bicubic, Bilinear};
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout, Init, LinearConfig, Residual,
-    Sequential, SqueezeExcitation, WeightInit, conv_norm_act, forward_branch, forward_sequential,
+    Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout, Init, LinearConfig, Padding,
+    Residual, Sequential, SqueezeExcitation, WeightInit, conv_norm_act, forward_branch,
+    forward_sequential,
 };
 
 use crate::plain::{SequentialNet, make_divisible};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant, naming};
 
 const SILU: Activation = Activation::Silu;
 const WEIGHTS: WeightInit = WeightInit::KaimingNormalFanOut;
@@ -81,6 +84,7 @@ pub struct EfficientNetConfig {
     depth: f64,
     dropout: f64,
     norm: fn(usize) -> BatchNorm2dConfig,
+    tensorflow_padding: bool,
 }
 
 impl EfficientNetConfig {
@@ -95,6 +99,7 @@ impl EfficientNetConfig {
             depth,
             dropout,
             norm: BatchNorm2dConfig::new,
+            tensorflow_padding: false,
         }
     }
 
@@ -120,11 +125,14 @@ impl EfficientNetConfig {
         activation: Option<Activation>,
         init: &mut Init,
     ) -> Sequential {
-        let conv = Conv2dConfig::new(from, to, kernel)
+        let mut conv = Conv2dConfig::new(from, to, kernel)
             .with_stride(stride)
             .with_padding(kernel / 2)
             .with_groups(groups)
             .with_init(WEIGHTS);
+        if self.tensorflow_padding {
+            conv = conv.with_padding_mode(Padding::Same);
+        }
         conv_norm_act(conv, self.norm, activation, init)
     }
 
@@ -164,6 +172,15 @@ impl EfficientNetConfig {
     /// Makes the network: convolutions after He et al. by the outputs, the classifier uniform in
     /// `±1 / sqrt(num_classes)`.
     pub fn init(&self, options: &BuildOptions, init: &mut Init) -> SequentialNet {
+        if options.tensorflow {
+            let mut config = self.clone().with_tensorflow_norm();
+            config.tensorflow_padding = true;
+            return config.network(options, init);
+        }
+        self.network(options, init)
+    }
+
+    fn network(&self, options: &BuildOptions, init: &mut Init) -> SequentialNet {
         let scale = |channels: usize| make_divisible(channels as f64 * self.width, 8);
         let repeats = |blocks: usize| (blocks as f64 * self.depth).ceil() as usize;
         let mut channels = scale(self.stem);
@@ -269,6 +286,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
                 Networks",
         classifier: "classifier.1",
         first_conv: "features.0.0",
+        naming: naming::EFFICIENTNET,
         ..Variant::imagenet(name, build)
     }
 }
@@ -278,7 +296,7 @@ macro_rules! scaled {
         Variant {
             input: [3, $size, $size],
             published: Published::v1($top1, $top5),
-            preprocessing: Preprocessing::imagenet($resize, $size).bicubic(),
+            preprocess: Preprocess::imagenet($resize, $size, Bicubic),
             ..base($name, |o, i| $config.init(o, i).into())
         }
     };
@@ -290,7 +308,7 @@ const fn v2(name: &'static str, size: usize, build: Build) -> Variant {
         paper: "Tan and Le, EfficientNetV2: Smaller Models and Faster Training",
         input: [3, size, size],
         min_size: 33,
-        preprocessing: Preprocessing::imagenet(size, size),
+        preprocess: Preprocess::imagenet(size, size, Bilinear),
         ..base(name, build)
     }
 }
@@ -306,7 +324,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     ),
     Variant {
         published: Published::v2(79.838, 94.934),
-        preprocessing: Preprocessing::imagenet(255, 240),
+        preprocess: Preprocess::imagenet(255, 240, Bilinear),
         input: [3, 240, 240],
         ..base("efficientnet_b1", |o, i| {
             EfficientNetConfig::scaled(1.0, 1.1, 0.2).init(o, i).into()
@@ -374,11 +392,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v1(85.808, 97.788),
-        preprocessing: Preprocessing {
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            ..Preprocessing::imagenet(480, 480).bicubic()
-        },
+        preprocess: Preprocess::imagenet(480, 480, Bicubic).with_normalisation([0.5; 3], [0.5; 3]),
         ..v2("efficientnet_v2_l", 480, |o, i| {
             EfficientNetConfig::v2(V2_L, 32, 0.4).init(o, i).into()
         })

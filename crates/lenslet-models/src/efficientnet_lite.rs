@@ -10,6 +10,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bicubic;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout,
@@ -20,7 +22,7 @@ use lenslet_nn::{
 use crate::model::{ImageModel, Stage, Taken};
 use crate::plain::make_divisible;
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant, naming};
 
 const RELU6: Option<Activation> = Some(Activation::Relu6);
 
@@ -242,11 +244,8 @@ const fn base(name: &'static str, size: usize, top1: f32, build: Build) -> Varia
         paper: "Liu, Higher accuracy on vision models with EfficientNet-Lite",
         licence: "Apache-2.0",
         input: [3, size, size],
-        preprocessing: Preprocessing {
-            mean: [127.0 / 255.0; 3],
-            std: [128.0 / 255.0; 3],
-            ..Preprocessing::imagenet(size + 32, size).bicubic()
-        },
+        preprocess: Preprocess::imagenet(size + 32, size, Bicubic)
+            .with_normalisation([127.0 / 255.0; 3], [128.0 / 255.0; 3]),
         published: Some(Published {
             weights: "TensorFlow",
             top1,
@@ -254,6 +253,7 @@ const fn base(name: &'static str, size: usize, top1: f32, build: Build) -> Varia
         }),
         classifier: "fc",
         first_conv: "conv_stem",
+        naming: naming::EFFICIENTNET_LITE,
         ..Variant::imagenet(name, build)
     }
 }

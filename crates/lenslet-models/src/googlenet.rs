@@ -5,6 +5,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, BiasInit, Conv2d, Conv2dConfig,
@@ -344,8 +346,12 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     year: 2014,
     paper: "Szegedy et al., Going Deeper with Convolutions",
     min_size: 15,
+    // torchvision's weights were trained on values from -1 to 1, which its models make of ImageNet's
+    // normalisation (`transform_input`); it is the same to normalise that way at once.
+    preprocess: Preprocess::imagenet(256, 224, Bilinear).with_normalisation([0.5; 3], [0.5; 3]),
     published: Published::v1(69.778, 89.53),
     first_conv: "conv1.conv",
+    auxiliary: &["aux1.fc2", "aux2.fc2"],
     ..Variant::imagenet("googlenet", |o: &BuildOptions, i| {
         GoogLeNet::new(o, i).into()
     })

@@ -14,7 +14,7 @@ use lenslet_nn::{
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
 use crate::vit::{VitConfig, as_map, class_token, embed_patches, norm, perceptron};
-use crate::{BuildOptions, Variant};
+use crate::{BuildOptions, Variant, naming};
 
 impl VitConfig {
     /// Makes the guide's network: linear layers and embeddings normal with a deviation of 0.02.
@@ -153,6 +153,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
         licence: "MIT OR Apache-2.0",
         classifier: "head",
         first_conv: "patch_embed.projection",
+        naming: naming::GUIDE_VIT,
         family: "ViT",
         year: 2020,
         paper: "Dosovitskiy et al., An Image is Worth 16x16 Words",

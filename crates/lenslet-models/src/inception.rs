@@ -7,6 +7,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     AdaptiveAvgPool2d, AvgPool2d, BiasInit, Conv2dConfig, Dropout, Init, Linear, LinearConfig,
@@ -15,7 +17,7 @@ use lenslet_nn::{
 
 use crate::googlenet::{BasicConv2d, transform};
 use crate::model::{ImageModel, Stage, Taken};
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 /// How the last branch pools.
 enum Pool {
@@ -383,9 +385,12 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     paper: "Szegedy et al., Rethinking the Inception Architecture for Computer Vision",
     input: [3, 299, 299],
     min_size: 75,
-    preprocessing: Preprocessing::imagenet(342, 299),
+    // torchvision's weights were trained on values from -1 to 1, which its models make of ImageNet's
+    // normalisation (`transform_input`); it is the same to normalise that way at once.
+    preprocess: Preprocess::imagenet(342, 299, Bilinear).with_normalisation([0.5; 3], [0.5; 3]),
     published: Published::v1(77.294, 93.45),
     first_conv: "Conv2d_1a_3x3.conv",
+    auxiliary: &["AuxLogits.fc"],
     ..Variant::imagenet("inception_v3", |o: &BuildOptions, i| {
         InceptionV3::new(o, i).into()
     })

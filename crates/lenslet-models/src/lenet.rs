@@ -4,6 +4,7 @@
 //! Recognition*, Proceedings of the IEEE 86(11), 1998, section II.B. As the guide defines it: C3
 //! is connected to every map of S2, the pools have no coefficients, the output is linear.
 
+use lenslet_data::Preprocess;
 use lenslet_nn::{Activation, AvgPool2d, Conv2dConfig, Init, LinearConfig, Sequential};
 
 pub use crate::plain::SequentialNet;
@@ -50,6 +51,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     licence: "MIT OR Apache-2.0",
     input: [1, 32, 32],
     num_classes: 10,
+    preprocess: Preprocess::lenet5(),
     classifier: "classifier.2",
     first_conv: "features.0",
     ..Variant::imagenet("lenet5", |o: &BuildOptions, init| {

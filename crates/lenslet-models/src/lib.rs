@@ -22,13 +22,16 @@ pub mod efficientnet_lite;
 pub mod googlenet;
 pub mod guide_convnext;
 pub mod guide_vit;
+mod imagenet;
 pub mod inception;
 pub mod lenet;
 pub mod mnasnet;
 pub mod mobilenet;
 pub mod mobilenet_v3;
 mod model;
+mod naming;
 mod plain;
+mod published;
 mod registry;
 pub mod regnet;
 pub mod resnet;
@@ -38,11 +41,13 @@ pub mod swin;
 pub mod unet;
 pub mod vgg;
 pub mod vit;
+mod weights;
 pub mod yolo;
 
+pub use imagenet::imagenet_classes;
 pub use model::{ImageModel, Model, Output, Stage};
+pub use naming::Naming;
 pub use plain::SequentialNet;
-pub use registry::{
-    BuildOptions, Preprocessing, Published, Resampling, Task, Variant, near_names, variant,
-    variants,
-};
+pub use published::{PUBLISHED_URL, PublishedFile};
+pub use registry::{BuildOptions, Published, Task, Variant, near_names, variant, variants};
+pub use weights::{Auxiliary, Classes, LoadOptions, Loaded, ModelError, export};

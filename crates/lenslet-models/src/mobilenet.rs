@@ -6,6 +6,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::{
     Activation, BatchNorm2dConfig, Conv2dConfig, Dropout, Init, Layer, LinearConfig, Residual,
     Sequential, WeightInit, conv_norm_act, forward_branch,
@@ -13,7 +15,7 @@ use lenslet_nn::{
 
 use crate::plain::{SequentialNet, make_divisible};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 const RELU6: Option<Activation> = Some(Activation::Relu6);
 
@@ -240,7 +242,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v2(72.154, 90.822),
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base("mobilenet_v2", |o, i| {
             MobileNetV2Config::new(1.0).init(o, i).into()
         })

@@ -2,6 +2,8 @@
 //!
 //! A. Howard et al., *Searching for MobileNetV3*, ICCV 2019, tables 1 and 2.
 
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::{
     Activation, BatchNorm2dConfig, Conv2dConfig, Dropout, Init, LinearConfig, Residual, Sequential,
     SqueezeExcitation, WeightInit, conv_norm_act,
@@ -9,7 +11,7 @@ use lenslet_nn::{
 
 use crate::plain::{SequentialNet, make_divisible};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 const WEIGHTS: WeightInit = WeightInit::KaimingNormalFanOut;
 const RE: Activation = Activation::Relu;
@@ -190,7 +192,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v2(75.274, 92.566),
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base("mobilenet_v3_large", |o, i| {
             MobileNetV3Config::large().init(o, i).into()
         })

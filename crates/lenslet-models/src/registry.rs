@@ -1,10 +1,11 @@
 //! The variants by name, with all that their weights need as data.
 
+use lenslet_data::{Interpolation, Preprocess};
 use lenslet_nn::Init;
 use serde::{Deserialize, Serialize};
 
-use crate::Model;
 use crate::model::FAMILIES;
+use crate::{Model, Naming};
 
 /// One named model.
 #[derive(Debug)]
@@ -28,13 +29,17 @@ pub struct Variant {
     /// Classes of the published weights.
     pub num_classes: usize,
     /// What is done to an image before its published weights see it.
-    pub preprocessing: Preprocessing,
+    pub preprocess: Preprocess,
     /// The published weights that torchvision calls its default, and their accuracy.
     pub published: Option<Published>,
     /// The last layer, by name: what a new set of classes replaces.
     pub classifier: &'static str,
     /// The first convolution, by name.
     pub first_conv: &'static str,
+    /// The last layers of the auxiliary classifiers, by name.
+    pub auxiliary: &'static [&'static str],
+    /// Other names under which weights for this model are found.
+    pub naming: &'static [Naming],
     pub(crate) build: Build,
 }
 
@@ -51,53 +56,6 @@ pub enum Task {
     Detection,
     /// A label for every pixel.
     Segmentation,
-}
-
-/// From a decoded image to a model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Preprocessing {
-    /// Length of the shorter side after resizing.
-    pub resize: usize,
-    /// Side of the square that is cut out of the centre.
-    pub crop: usize,
-    /// How the image is resized (always with antialiasing).
-    pub interpolation: Resampling,
-    /// Subtracted from every channel, whose values lie in `0..=1`.
-    pub mean: [f32; 3],
-    /// What every channel is divided by afterwards.
-    pub std: [f32; 3],
-}
-
-/// A filter to resize images with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Resampling {
-    /// Two neighbours on each axis.
-    Bilinear,
-    /// Four neighbours on each axis.
-    Bicubic,
-}
-
-impl Preprocessing {
-    /// What most ImageNet weights want: shorter side 256, centre 224, bilinear.
-    pub const IMAGENET: Self = Self::imagenet(256, 224);
-
-    /// ImageNet's mean and standard deviation, bilinear, at other sizes.
-    pub const fn imagenet(resize: usize, crop: usize) -> Self {
-        Self {
-            resize,
-            crop,
-            interpolation: Resampling::Bilinear,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        }
-    }
-
-    /// The same with another filter.
-    pub const fn bicubic(mut self) -> Self {
-        self.interpolation = Resampling::Bicubic;
-        self
-    }
 }
 
 /// Published weights and how good they are on ImageNet's validation images.
@@ -150,6 +108,9 @@ pub struct BuildOptions {
     pub transform_input: bool,
     /// Whether a ResNet's residual branches start as zeros (Goyal et al., 2017, section 5.1).
     pub zero_init_residual: bool,
+    /// Whether an EfficientNet pads as TensorFlow's `SAME` and has its batch norms' `eps`, as weights
+    /// converted from TensorFlow want.
+    pub tensorflow: bool,
 }
 
 impl BuildOptions {
@@ -163,6 +124,7 @@ impl BuildOptions {
             aux_logits: true,
             transform_input: false,
             zero_init_residual: false,
+            tensorflow: false,
         }
     }
 
@@ -191,6 +153,12 @@ impl BuildOptions {
         self
     }
 
+    /// As TensorFlow or as PyTorch pads and normalises.
+    pub fn with_tensorflow(mut self, tensorflow: bool) -> Self {
+        self.tensorflow = tensorflow;
+        self
+    }
+
     /// With or without residual branches that start as zeros.
     pub fn with_zero_init_residual(mut self, zero: bool) -> Self {
         self.zero_init_residual = zero;
@@ -211,10 +179,12 @@ impl Variant {
             input: [3, 224, 224],
             min_size: 32,
             num_classes: 1000,
-            preprocessing: Preprocessing::IMAGENET,
+            preprocess: Preprocess::imagenet(256, 224, Interpolation::Bilinear),
             published: None,
             classifier: "fc",
             first_conv: "conv1",
+            auxiliary: &[],
+            naming: &[],
             build,
         }
     }

@@ -6,6 +6,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Init, Linear, LinearConfig,
@@ -14,7 +16,7 @@ use lenslet_nn::{
 };
 
 use crate::model::{ImageModel, Stage, Taken};
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 const RELU: Activation = Activation::Relu;
 const WEIGHTS: WeightInit = WeightInit::KaimingNormalFanOut;
@@ -220,7 +222,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     year: 2020,
     paper: "Radosavovic et al., Designing Network Design Spaces",
     published: Published::v2(75.804, 92.742),
-    preprocessing: Preprocessing::imagenet(232, 224),
+    preprocess: Preprocess::imagenet(232, 224, Bilinear),
     first_conv: "stem.0",
     ..Variant::imagenet("regnet_y_400mf", |o: &BuildOptions, i| {
         RegNetConfig::y_400mf().init(o, i).into()

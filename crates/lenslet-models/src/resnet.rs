@@ -8,6 +8,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig, Init,
@@ -17,7 +19,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 const RELU: Option<Activation> = Some(Activation::Relu);
 
@@ -243,7 +245,7 @@ const fn resnext(name: &'static str, build: Build) -> Variant {
     Variant {
         year: 2016,
         paper: "Xie et al., Aggregated Residual Transformations for Deep Neural Networks",
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base(name, build)
     }
 }
@@ -252,7 +254,7 @@ const fn wide(name: &'static str, build: Build) -> Variant {
     Variant {
         year: 2016,
         paper: "Zagoruyko and Komodakis, Wide Residual Networks",
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base(name, build)
     }
 }
@@ -272,21 +274,21 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v2(80.858, 95.434),
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base("resnet50", |o, i| {
             ResNetConfig::bottleneck([3, 4, 6, 3]).init(o, i).into()
         })
     },
     Variant {
         published: Published::v2(81.886, 95.78),
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base("resnet101", |o, i| {
             ResNetConfig::bottleneck([3, 4, 23, 3]).init(o, i).into()
         })
     },
     Variant {
         published: Published::v2(82.284, 96.002),
-        preprocessing: Preprocessing::imagenet(232, 224),
+        preprocess: Preprocess::imagenet(232, 224, Bilinear),
         ..base("resnet152", |o, i| {
             ResNetConfig::bottleneck([3, 8, 36, 3]).init(o, i).into()
         })

@@ -5,6 +5,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData};
+use lenslet_data::Interpolation::Bicubic;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, Conv2dConfig, Dropout, Identity, Init, LayerNorm,
@@ -14,7 +16,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant};
 
 /// Rows and columns of a window.
 const WINDOW: usize = 7;
@@ -352,7 +354,7 @@ const fn base(name: &'static str, resize: usize, build: Build) -> Variant {
         year: 2021,
         paper: "Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted \
                 Windows",
-        preprocessing: Preprocessing::imagenet(resize, 224).bicubic(),
+        preprocess: Preprocess::imagenet(resize, 224, Bicubic),
         classifier: "head",
         first_conv: "features.0.0",
         ..Variant::imagenet(name, build)

@@ -6,6 +6,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, BatchNorm2dConfig, Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig,
@@ -15,7 +17,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Output, Stage, Taken};
 use crate::registry::Task;
-use crate::{BuildOptions, Preprocessing, Variant};
+use crate::{BuildOptions, Variant};
 
 /// Twice: 3x3 convolution, batch norm, ReLU.
 #[derive(Module, Debug)]
@@ -192,7 +194,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     licence: "MIT OR Apache-2.0",
     input: [1, 572, 572],
     num_classes: 2,
-    preprocessing: Preprocessing::imagenet(572, 572),
+    preprocess: Preprocess::imagenet(572, 572, Bilinear),
     classifier: "final_conv",
     first_conv: "encoders.0.double_conv.0",
     ..Variant::imagenet("guide_unet", |o: &BuildOptions, i| {

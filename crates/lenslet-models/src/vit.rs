@@ -5,6 +5,8 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::{Bicubic, Bilinear};
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Init, Interpolation, LayerNorm,
@@ -14,7 +16,7 @@ use lenslet_nn::{
 
 use crate::model::{ImageModel, Stage, Taken};
 use crate::registry::Build;
-use crate::{BuildOptions, Preprocessing, Published, Variant};
+use crate::{BuildOptions, Published, Variant, naming};
 
 /// Sizes that both definitions share.
 #[derive(Debug, Clone)]
@@ -272,6 +274,7 @@ const fn base(name: &'static str, build: Build) -> Variant {
         paper: "Dosovitskiy et al., An Image is Worth 16x16 Words",
         classifier: "heads.head",
         first_conv: "conv_proj",
+        naming: naming::VIT,
         ..Variant::imagenet(name, build)
     }
 }
@@ -291,7 +294,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     },
     Variant {
         published: Published::v1(79.662, 94.638),
-        preprocessing: Preprocessing::imagenet(242, 224),
+        preprocess: Preprocess::imagenet(242, 224, Bilinear),
         ..base("vit_l_16", |o, i| {
             VitConfig::new(16, 24, 16, 1024).init(o, i).into()
         })
@@ -307,7 +310,7 @@ pub(crate) static VARIANTS: &[Variant] = &[
     Variant {
         licence: "CC-BY-NC-4.0",
         published: Published::named("IMAGENET1K_SWAG_E2E_V1", 88.552, 98.694),
-        preprocessing: Preprocessing::imagenet(518, 518).bicubic(),
+        preprocess: Preprocess::imagenet(518, 518, Bicubic),
         ..base("vit_h_14", |o, i| {
             VitConfig::new(14, 32, 16, 1280).init(o, i).into()
         })

@@ -6,6 +6,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use lenslet_data::Interpolation::Bilinear;
+use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
@@ -15,7 +17,7 @@ use lenslet_nn::{
 use crate::model::{ImageModel, Output, Stage, Taken};
 use crate::registry::Task;
 use crate::vgg::VggConfig;
-use crate::{BuildOptions, Preprocessing, Variant};
+use crate::{BuildOptions, Variant};
 
 /// Predicts boxes at every position of a feature map.
 #[derive(Module, Debug)]
@@ -144,7 +146,7 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     licence: "MIT OR Apache-2.0",
     input: [3, 448, 448],
     num_classes: 80,
-    preprocessing: Preprocessing::imagenet(448, 448),
+    preprocess: Preprocess::imagenet(448, 448, Bilinear),
     classifier: "head.5",
     first_conv: "backbone.0",
     ..Variant::imagenet("guide_simple_yolo", |o: &BuildOptions, i| {

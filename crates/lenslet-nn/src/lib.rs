@@ -52,4 +52,5 @@ pub use shape::{
 pub use squeeze_excitation::SqueezeExcitation;
 pub use state::{
     LoadError, ModulePath, StateDict, is_buffer, load_state_dict, num_params, state_dict,
+    tensor_shapes,
 };

@@ -117,12 +117,17 @@ pub fn state_dict<M: Module>(model: &M) -> StateDict {
     reader.tensors
 }
 
-/// Values in the model's trained parameters.
-pub fn num_params<M: Module>(model: &M) -> usize {
+/// Names and shapes of a model's tensors in the order of its fields, batch norm's counters apart.
+/// Nothing is computed: tensors that have no values yet do not get any.
+pub fn tensor_shapes<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
     let mut shapes = Shapes::default();
     model.visit(&mut shapes);
-    shapes
-        .shapes
+    shapes.shapes
+}
+
+/// Values in the model's trained parameters.
+pub fn num_params<M: Module>(model: &M) -> usize {
+    tensor_shapes(model)
         .iter()
         .filter(|(name, _)| !is_buffer(name))
         .map(|(_, shape)| shape.iter().product::<usize>())
@@ -136,11 +141,10 @@ pub fn num_params<M: Module>(model: &M) -> usize {
 /// When a tensor is missing, unexpected or of another shape; the model is given back unchanged
 /// in that case only by not having been touched: pass a clone to keep it.
 pub fn load_state_dict<M: Module>(model: M, tensors: StateDict) -> Result<M, LoadError> {
-    let mut shapes = Shapes::default();
-    model.visit(&mut shapes);
+    let shapes = tensor_shapes(&model);
     let mut tensors: HashMap<String, TensorData> = tensors.into_iter().collect();
     let mut error = LoadError::default();
-    for (name, shape) in &shapes.shapes {
+    for (name, shape) in &shapes {
         match tensors.get(name) {
             None => error.missing.push(name.clone()),
             Some(data) if data.shape().to_vec() != *shape => {
@@ -154,8 +158,7 @@ pub fn load_state_dict<M: Module>(model: M, tensors: StateDict) -> Result<M, Loa
             tensors.remove(&format!("{norm}{COUNTER}"));
         }
     }
-    let known: std::collections::HashSet<&String> =
-        shapes.shapes.iter().map(|(name, _)| name).collect();
+    let known: std::collections::HashSet<&String> = shapes.iter().map(|(name, _)| name).collect();
     error.unexpected = tensors
         .keys()
         .filter(|name| !known.contains(name))

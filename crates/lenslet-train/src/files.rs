@@ -1,6 +1,5 @@
 //! Files that are never half-written.
 
-use std::io::Write;
 use std::path::Path;
 
 use crate::TrainError;
@@ -10,18 +9,5 @@ use crate::TrainError;
 /// # Errors
 /// When the folder cannot be written to or the disk is full; the old file is left as it was.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    let part = path.with_file_name(name);
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    write().map_err(|error| {
-        // What is left of a failed write is of no use to anyone.
-        let _ = std::fs::remove_file(&part);
-        TrainError::io("write", path)(error)
-    })
+    lenslet_weights::write_atomic(path, bytes).map_err(TrainError::io("write", path))
 }

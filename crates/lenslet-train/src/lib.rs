@@ -25,7 +25,9 @@ pub use golden::{Golden, record_golden, replay_golden};
 pub use history::{EpochRecord, GroupRates, curves_svg, history_csv};
 pub use loss::cross_entropy;
 pub use metrics::{ClassScore, Confusion, softmax, top_k};
-pub use model_file::{FORMAT, ModelInfo, load_model, model_path, save_model};
+pub use model_file::{
+    FORMAT, ModelInfo, load_model, model_path, parse_model, save_model, save_model_f16,
+};
 pub use optim::{Optimizer, Rule, global_norm};
 pub use predict::{Prediction, Predictor};
 pub use run::{Progress, RunConfig, RunDir};

@@ -54,6 +54,23 @@ pub fn save_model(path: &Path, model: &Model, info: &ModelInfo) -> Result<(), Tr
     write_tensors(path, &state_dict(model), info)
 }
 
+/// Writes a model in half the size: floats rounded to 16 bits.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save_model_f16(path: &Path, model: &Model, info: &ModelInfo) -> Result<(), TrainError> {
+    let rounded = state_dict(model).into_iter().map(|(name, data)| {
+        let float = data.dtype().is_float();
+        let data = if float {
+            data.convert_dtype(DType::F16)
+        } else {
+            data
+        };
+        (name, data)
+    });
+    write_tensors(path, &rounded.collect::<Vec<_>>(), info)
+}
+
 /// Reads a model file onto `device`. A folder means the `model.safetensors` in it.
 ///
 /// # Errors
@@ -61,16 +78,31 @@ pub fn save_model(path: &Path, model: &Model, info: &ModelInfo) -> Result<(), Tr
 /// fit the architecture it names.
 pub fn load_model(path: &Path, device: &Device) -> Result<(Model, ModelInfo), TrainError> {
     let path = model_path(path);
-    let (tensors, info): (_, ModelInfo) = read_tensors(&path, "Lenslet model file")?;
+    let bytes = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+    parse_model(&bytes, &path, device)
+}
+
+/// Reads the bytes of a model file onto `device`. `path` is for errors only.
+///
+/// # Errors
+/// As [`load_model`], but for the reading.
+pub fn parse_model(
+    bytes: &[u8],
+    path: &Path,
+    device: &Device,
+) -> Result<(Model, ModelInfo), TrainError> {
+    let (tensors, info): (_, ModelInfo) = parse_tensors(bytes, path, "Lenslet model file")?;
     let variant = find_variant(&info.architecture)?;
     if info.classes.is_empty() {
         let reason = "it names no classes".into();
-        return Err(format_error(&path, "Lenslet model file", reason));
+        return Err(format_error(path, "Lenslet model file", reason));
     }
     info.preprocess.validate()?;
     let model = variant.build(info.classes.len(), &mut Init::empty(device));
-    let model =
-        load_state_dict(model, tensors).map_err(|source| TrainError::Weights { path, source })?;
+    let model = load_state_dict(model, tensors).map_err(|source| TrainError::Weights {
+        path: path.to_path_buf(),
+        source,
+    })?;
     Ok((model, info))
 }
 
@@ -91,7 +123,7 @@ fn format_error(path: &Path, kind: &'static str, reason: String) -> TrainError {
     }
 }
 
-/// Writes named tensors (f32 and i64) with `header` as JSON in the metadata.
+/// Writes named tensors (f32, f16 and i64) with `header` as JSON in the metadata.
 pub(crate) fn write_tensors(
     path: &Path,
     tensors: &[(String, TensorData)],
@@ -104,6 +136,7 @@ pub(crate) fn write_tensors(
         .map(|(name, data)| {
             let dtype = match data.dtype() {
                 DType::I64 => Dtype::I64,
+                DType::F16 => Dtype::F16,
                 _ => Dtype::F32,
             };
             let view = TensorView::new(dtype, data.shape().to_vec(), data.as_bytes())?;
@@ -119,12 +152,20 @@ pub(crate) fn write_tensors(
     write_atomic(path, &bytes)
 }
 
-/// Reads what [`write_tensors`] wrote.
+/// Reads what [`write_tensors`] wrote; f16 widens to f32.
 pub(crate) fn read_tensors<H: DeserializeOwned>(
     path: &Path,
     kind: &'static str,
 ) -> Result<(StateDict, H), TrainError> {
     let bytes = std::fs::read(path).map_err(TrainError::io("read", path))?;
+    parse_tensors(&bytes, path, kind)
+}
+
+fn parse_tensors<H: DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+    kind: &'static str,
+) -> Result<(StateDict, H), TrainError> {
     let fail = |reason: String| format_error(path, kind, reason);
     let damaged = |e: safetensors::SafeTensorError| {
         fail(format!(
@@ -132,7 +173,7 @@ pub(crate) fn read_tensors<H: DeserializeOwned>(
             bytes.len()
         ))
     };
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let text = metadata
         .metadata()
         .as_ref()
@@ -149,15 +190,20 @@ pub(crate) fn read_tensors<H: DeserializeOwned>(
         )));
     }
     let header = serde_json::from_str(text).map_err(malformed)?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut dict = StateDict::new();
     for (name, view) in tensors.iter() {
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
             Dtype::I64 => DType::I64,
             other => return Err(fail(format!("tensor {name} has type {other:?}"))),
         };
         let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+        let data = match dtype {
+            DType::F16 => data.convert_dtype(DType::F32),
+            _ => data,
+        };
         dict.push((name.to_string(), data));
     }
     Ok((dict, header))

@@ -34,11 +34,16 @@ impl Predictor {
     /// When it is no model file of this version.
     pub fn load(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let (model, info) = load_model(path, device)?;
-        Ok(Self {
+        Ok(Self::new(model, info, device))
+    }
+
+    /// A model that is on `device`, with its description.
+    pub fn new(model: Model, info: ModelInfo, device: &Device) -> Self {
+        Self {
             model,
             info,
             device: device.clone(),
-        })
+        }
     }
 
     /// What the model file says about itself.
@@ -51,17 +56,25 @@ impl Predictor {
         &self.model
     }
 
-    /// The `k` likeliest classes of a picture file, likeliest first.
+    /// The logits of a picture file, in the order of the classes.
     ///
     /// # Errors
     /// When the file cannot be read as a picture.
-    pub fn predict(&self, path: &Path, k: usize) -> Result<Vec<Prediction>, TrainError> {
+    pub fn logits(&self, path: &Path) -> Result<Vec<f32>, TrainError> {
         let preprocess = &self.info.preprocess;
         let image = decode::read(path)?.image;
         let mut input = vec![0.0; preprocess.output_len()];
         preprocess.apply(image, None, &mut input)?;
         let [c, h, w] = preprocess.output_shape();
-        let logits = forward(&self.model, input, [1, c, h, w], &self.device);
+        Ok(forward(&self.model, input, [1, c, h, w], &self.device))
+    }
+
+    /// The `k` likeliest classes of a picture file, likeliest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read as a picture.
+    pub fn predict(&self, path: &Path, k: usize) -> Result<Vec<Prediction>, TrainError> {
+        let logits = self.logits(path)?;
         let probabilities = softmax(&logits);
         Ok(top_k(&logits, k)
             .into_iter()

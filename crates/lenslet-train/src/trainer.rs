@@ -297,7 +297,7 @@ impl Trainer {
             format: FORMAT,
             architecture: self.config.train.model.clone(),
             classes: self.classes.clone(),
-            preprocess: self.preprocess.clone(),
+            preprocess: self.preprocess,
             training: serde_json::json!({ "run": self.config, "epoch": record }),
             golden: record_golden(model, &self.preprocess, val.as_ref(), &plain)?,
         })
@@ -358,7 +358,7 @@ impl Prepared {
                 workers: config.threads,
                 ..LoaderConfig::default()
             };
-            Loader::new(dataset, preprocess.clone(), augment, settings)
+            Loader::new(dataset, preprocess, augment, settings)
         };
         Ok(Self {
             variant,

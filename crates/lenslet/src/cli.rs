@@ -143,9 +143,21 @@ impl Settings {
 pub struct EvalArgs {
     /// Labelled data [default: what the model was trained on; its held-out part is measured]
     pub data: Option<PathBuf>,
-    /// A run's folder or a model file
-    #[arg(long, value_name = "RUN")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// Which model works.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A run's folder, a model file, or an architecture with its --weights [default: the model
+    /// inside the program, EfficientNet-Lite0 trained on ImageNet]
+    #[arg(long, value_name = "RUN|NAME")]
+    pub model: Option<PathBuf>,
+    /// Weights of the architecture: a .safetensors or PyTorch .pth file, or a name under which
+    /// torchvision publishes them (IMAGENET1K_V1, default), which is fetched once
+    #[arg(long, value_name = "FILE|NAME", requires = "model")]
+    pub weights: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -153,9 +165,8 @@ pub struct PredictArgs {
     /// Picture files, folders of them, or patterns such as 'photos/*.jpg'
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
-    /// A run's folder or a model file
-    #[arg(long, value_name = "RUN")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Classes to name for each picture
     #[arg(long, default_value_t = 3, value_name = "K", value_parser = at_least_one)]
     pub top: usize,

@@ -6,3 +6,4 @@ pub use lenslet_graph as graph;
 pub use lenslet_models as models;
 pub use lenslet_nn as nn;
 pub use lenslet_train as train;
+pub use lenslet_weights as weights;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Image, Sample};
+use crate::{Image, PerChannel, Sample};
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -61,8 +61,8 @@ fn tiny() -> Preprocess {
     Preprocess {
         resize: crate::Resize::Keep,
         crop: [2, 2],
-        mean: vec![0.0],
-        std: vec![1.0 / 255.0],
+        mean: PerChannel::Grey([0.0]),
+        std: PerChannel::Grey([1.0 / 255.0]),
         ..Preprocess::lenet5()
     }
 }

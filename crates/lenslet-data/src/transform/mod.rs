@@ -70,11 +70,31 @@ impl Resize {
     }
 }
 
+/// A number for each channel.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a list of one number for each channel, 1 or 3")]
+pub enum PerChannel {
+    /// For [`Channels::Grey`].
+    Grey([f32; 1]),
+    /// For [`Channels::Rgb`].
+    Rgb([f32; 3]),
+}
+
+impl PerChannel {
+    /// The numbers in the order of the channels.
+    pub fn as_slice(&self) -> &[f32] {
+        match self {
+            Self::Grey(v) => v,
+            Self::Rgb(v) => v,
+        }
+    }
+}
+
 /// Everything between a decoded picture and a model's input.
 ///
 /// In this order: channels, [`Resize`], centre crop (zeros around where the picture is smaller), `(v / 255 - mean) / std`.
 /// The orientation of the file has been applied before, by the decoder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
     /// The channels that the model takes; alpha is dropped.
@@ -86,9 +106,9 @@ pub struct Preprocess {
     /// Height and width of the model's input.
     pub crop: [usize; 2],
     /// Mean of each channel, of values in 0..1.
-    pub mean: Vec<f32>,
+    pub mean: PerChannel,
     /// Standard deviation of each channel, of values in 0..1.
-    pub std: Vec<f32>,
+    pub std: PerChannel,
 }
 
 /// Mean and standard deviation of the ImageNet training set's channels, as in torchvision's weights.
@@ -97,27 +117,34 @@ const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 impl Preprocess {
     /// A digit for LeNet-5: grey, 28 x 28, with a border of two zeros to 32 x 32 (LeCun et al. 1998, section II.B),
     /// normalised with MNIST's mean and standard deviation.
-    pub fn lenet5() -> Self {
+    pub const fn lenet5() -> Self {
         Self {
             channels: Channels::Grey,
             resize: Resize::Exact([28, 28]),
             interpolation: Interpolation::Bilinear,
             crop: [32, 32],
-            mean: vec![0.1307],
-            std: vec![0.3081],
+            mean: PerChannel::Grey([0.1307]),
+            std: PerChannel::Grey([0.3081]),
         }
     }
 
     /// The usual evaluation on ImageNet: shorter side to `resize`, centre `crop`, ImageNet's mean and deviation.
-    pub fn imagenet(resize: usize, crop: usize, interpolation: Interpolation) -> Self {
+    pub const fn imagenet(resize: usize, crop: usize, interpolation: Interpolation) -> Self {
         Self {
             channels: Channels::Rgb,
             resize: Resize::ShortSide(resize),
             interpolation,
             crop: [crop, crop],
-            mean: IMAGENET.0.to_vec(),
-            std: IMAGENET.1.to_vec(),
+            mean: PerChannel::Rgb(IMAGENET.0),
+            std: PerChannel::Rgb(IMAGENET.1),
         }
+    }
+
+    /// With other values of mean and deviation, for three channels.
+    pub const fn with_normalisation(mut self, mean: [f32; 3], std: [f32; 3]) -> Self {
+        self.mean = PerChannel::Rgb(mean);
+        self.std = PerChannel::Rgb(std);
+        self
     }
 
     /// Shape of the result: channels, height, width.
@@ -141,6 +168,7 @@ impl Preprocess {
             Resize::Exact(hw) => hw.to_vec(),
         };
         let n = self.channels.count();
+        let (mean, std) = (self.mean.as_slice(), self.std.as_slice());
         let bad = |v: &[f32]| v.len() != n || v.iter().any(|x| !x.is_finite());
         let fault = if sizes.iter().any(|s| !(1..=MAX_SIDE).contains(s)) {
             Some((
@@ -154,16 +182,16 @@ impl Preprocess {
                 format!("{:?}", self.crop),
                 "each side must be from 1 to 16384",
             ))
-        } else if bad(&self.mean) {
+        } else if bad(mean) {
             Some((
                 "mean",
-                format!("{:?}", self.mean),
+                format!("{mean:?}"),
                 "it must be one finite number for each channel",
             ))
-        } else if bad(&self.std) || self.std.iter().any(|&s| s <= 0.0) {
+        } else if bad(std) || std.iter().any(|&s| s <= 0.0) {
             Some((
                 "std",
-                format!("{:?}", self.std),
+                format!("{std:?}"),
                 "it must be one number above 0 for each channel",
             ))
         } else {
@@ -240,7 +268,10 @@ impl Preprocess {
     fn normalise(&self, image: &Image, out: &mut [f32]) {
         let n = image.channels();
         let planes = out.chunks_exact_mut(image.width() * image.height());
-        for (c, (plane, (mean, std))) in planes.zip(self.mean.iter().zip(&self.std)).enumerate() {
+        for (c, (plane, (mean, std))) in planes
+            .zip(self.mean.as_slice().iter().zip(self.std.as_slice()))
+            .enumerate()
+        {
             // A byte has 256 values: the divisions are done once each.
             let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std);
             for (to, pixel) in plane.iter_mut().zip(image.data().chunks_exact(n)) {

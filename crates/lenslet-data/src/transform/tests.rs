@@ -89,35 +89,35 @@ fn senseless_settings_are_named() {
         (
             Preprocess {
                 crop: [0, 32],
-                ..sound.clone()
+                ..sound
             },
             "crop",
         ),
         (
             Preprocess {
                 resize: Resize::ShortSide(0),
-                ..sound.clone()
+                ..sound
             },
             "resize",
         ),
         (
             Preprocess {
-                mean: vec![],
-                ..sound.clone()
+                mean: PerChannel::Rgb([0.5; 3]),
+                ..sound
             },
             "mean",
         ),
         (
             Preprocess {
-                mean: vec![f32::NAN],
-                ..sound.clone()
+                mean: PerChannel::Grey([f32::NAN]),
+                ..sound
             },
             "mean",
         ),
         (
             Preprocess {
-                std: vec![0.0],
-                ..sound.clone()
+                std: PerChannel::Grey([0.0]),
+                ..sound
             },
             "std",
         ),

@@ -3,13 +3,15 @@
 mod convert;
 mod modules;
 mod record;
+mod windows;
 
 use std::collections::HashMap;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorId};
+use burn_ir::{OperationIr, TensorIr};
 
-use crate::compose::{Composer, Step};
+use crate::compose::{Composer, Step, View};
 use crate::{Data, Graph, GraphError, Kind};
 use convert::Converted;
 use record::{Recording, Role};
@@ -58,47 +60,45 @@ impl Graph {
 /// Turns recorded operations into a graph.
 fn assemble(mut recording: Recording) -> Result<Graph, GraphError> {
     let modules = modules::attribute(&recording);
-    let mut composer = Composer::default();
-    let mut views = HashMap::new();
     let operations = std::mem::take(&mut recording.operations);
+    let mut composer = Composer::default();
+    let mut views = weights(&mut recording, &operations, &mut composer);
     for (operation, module) in operations.iter().zip(&modules) {
-        let at = |id: Option<TensorId>| match (module.as_str(), id) {
-            ("", Some(id)) => format!("#{}", id.value()),
-            (module, _) => module.to_string(),
+        let node = || match operation.outputs().next() {
+            Some(out) if module.is_empty() => format!("#{}", out.id.value()),
+            _ => module.clone(),
         };
         match convert::convert(operation) {
             Some(Converted::Tensor { out, fill }) => {
-                let shape = out.shape.to_vec();
-                let view = match recording.role(out.id) {
-                    Role::Input => composer.input(shape),
-                    Role::Mark => continue,
-                    Role::Constant { name, data } => {
-                        let data = data.unwrap_or(Data::Splat(fill));
-                        composer.constant(name, shape, Kind::from(out.dtype), data)
-                    }
-                };
-                views.insert(out.id, view);
+                if !views.contains_key(&out.id)
+                    && let Some(view) = start(&mut recording, &mut composer, out, fill)
+                {
+                    views.insert(out.id, view);
+                }
             }
             Some(Converted::Node { op, inputs, out }) => {
+                windows::check(&op, &inputs).map_err(|(span, padded)| GraphError::Window {
+                    node: node(),
+                    span,
+                    padded,
+                })?;
                 let known = inputs.iter().map(|input| views.get(&input.id).cloned());
-                let Some(inputs) = known.collect::<Option<Vec<_>>>() else {
-                    return Err(GraphError::Missing {
-                        node: at(Some(out.id)),
-                        operation: convert::name(operation),
-                    });
-                };
+                let inputs = known.collect::<Option<Vec<_>>>();
+                let inputs = inputs.ok_or_else(|| GraphError::Missing {
+                    node: node(),
+                    operation: convert::name(operation),
+                })?;
                 let step = Step {
                     module,
                     op,
                     shape: out.shape.to_vec(),
                     kind: Kind::from(out.dtype),
                 };
-                let view = composer.node(step, &inputs);
-                views.insert(out.id, view);
+                views.insert(out.id, composer.node(step, &inputs));
             }
             None => {
                 return Err(GraphError::Unknown {
-                    node: at(operation.outputs().next().map(|out| out.id)),
+                    node: node(),
                     operation: convert::name(operation),
                 });
             }
@@ -110,4 +110,43 @@ fn assemble(mut recording: Recording) -> Result<Graph, GraphError> {
     });
     let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     Ok(composer.finish(&outputs))
+}
+
+/// The model's parameters and buffers, in the order of its fields, however they came to be.
+fn weights(
+    recording: &mut Recording,
+    operations: &[OperationIr],
+    composer: &mut Composer,
+) -> HashMap<TensorId, View> {
+    let starts = operations
+        .iter()
+        .filter_map(|operation| match convert::convert(operation)? {
+            Converted::Tensor { out, fill } => Some((out.id, (out, fill))),
+            Converted::Node { .. } => None,
+        });
+    let starts: HashMap<_, _> = starts.collect();
+    let fields = std::mem::take(&mut recording.fields);
+    let weights = fields.into_iter().filter_map(|id| {
+        let (out, fill) = *starts.get(&id)?;
+        Some((id, start(recording, composer, out, fill)?))
+    });
+    weights.collect()
+}
+
+/// A tensor that no operation computes; `None` for a mark, which is no part of the graph.
+fn start(
+    recording: &mut Recording,
+    composer: &mut Composer,
+    out: &TensorIr,
+    fill: f64,
+) -> Option<View> {
+    let shape = out.shape.to_vec();
+    match recording.role(out.id) {
+        Role::Input => Some(composer.input(shape)),
+        Role::Mark => None,
+        Role::Constant { name, data } => {
+            let data = data.unwrap_or(Data::Splat(fill));
+            Some(composer.constant(name, shape, Kind::from(out.dtype), data))
+        }
+    }
 }

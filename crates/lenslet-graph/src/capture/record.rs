@@ -57,6 +57,8 @@ pub(super) struct Recording {
     /// What starts or ends at a mark: the name of the child that starts, none at an end.
     pub marks: HashMap<TensorId, Option<String>>,
     pub names: HashMap<TensorId, String>,
+    /// The named tensors in the order of the model's fields.
+    pub fields: Vec<TensorId>,
     input: Option<TensorId>,
     data: HashMap<TensorId, Data>,
 }
@@ -129,6 +131,7 @@ fn record<M: Module, O: Into<Outputs>, const D: usize>(
             recording.data = data;
             let mut namer = Namer::default();
             model.visit(&mut namer);
+            recording.fields = namer.fields;
             recording.names = namer.names;
             let x = Tensor::<D>::empty(input, &device);
             recording.input = id(&x);
@@ -205,7 +208,15 @@ impl ModuleMapper for Placeholders<'_> {
 #[derive(Default)]
 struct Namer {
     path: ModulePath,
+    fields: Vec<TensorId>,
     names: HashMap<TensorId, String>,
+}
+
+impl Namer {
+    fn note(&mut self, tensor: Option<TensorId>) {
+        self.fields.extend(tensor);
+        self.names.extend(tensor.map(|id| (id, self.path.name())));
+    }
 }
 
 impl ModuleVisitor for Namer {
@@ -216,17 +227,14 @@ impl ModuleVisitor for Namer {
         self.path.exit(container);
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let name = id(&param.val()).map(|id| (id, self.path.name()));
-        self.names.extend(name);
+        self.note(id(&param.val()));
     }
     fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        let tensor = param.val().try_into_primitive::<Capture>().ok();
-        let name = tensor.map(|tensor| (tensor.id(), self.path.name()));
-        self.names.extend(name);
+        let tensor = param.val().try_into_primitive::<Capture>();
+        self.note(tensor.ok().map(|tensor| tensor.id()));
     }
     fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        let tensor = param.val().try_into_primitive::<Capture>().ok();
-        let name = tensor.map(|tensor| (tensor.id(), self.path.name()));
-        self.names.extend(name);
+        let tensor = param.val().try_into_primitive::<Capture>();
+        self.note(tensor.ok().map(|tensor| tensor.id()));
     }
 }

@@ -14,33 +14,44 @@ pub(super) fn conv2d(op: &Op, inputs: &[Tensor], shape: &[usize]) -> Tensor {
         unreachable!("called for convolutions only")
     };
     let (x, weight) = (&inputs[0], &inputs[1]);
-    let [_, channels, rows, columns] = x.dims4();
     let [out_channels, in_group, kh, kw] = weight.dims4();
-    Tensor::from_fn(shape, |at| {
-        let [n, out, row, column] = [at[0], at[1], at[2], at[3]];
-        let first = out / (out_channels / groups) * in_group;
-        let mut sum = inputs.get(2).map_or(0.0, |bias| bias.at(&[out]));
-        for c in 0..in_group {
-            let plane = (n * channels + first + c) * rows * columns;
-            let taps = (out * in_group + c) * kh * kw;
-            for i in 0..kh {
-                let y = row * stride[0] + i * dilation[0];
-                let Some(y) = y.checked_sub(padding[0].0).filter(|&y| y < rows) else {
-                    continue;
-                };
-                for j in 0..kw {
-                    let z = column * stride[1] + j * dilation[1];
-                    let Some(z) = z.checked_sub(padding[1].0).filter(|&z| z < columns) else {
-                        continue;
-                    };
-                    let value = x.numbers()[plane + y * columns + z];
-                    let tap = weight.numbers()[taps + i * kw + j];
-                    sum += f64::from(value) * f64::from(tap);
-                }
+    let out_group = out_channels / groups;
+    let positions = shape[2] * shape[3];
+    let taps = in_group * kh * kw;
+    // The place in the input that a tap reads, if it is inside.
+    let place = |axis: usize, at: usize, tap: usize| {
+        let place = at * stride[axis] + tap * dilation[axis];
+        let place = place.checked_sub(padding[axis].0)?;
+        (place < x.shape[axis + 2]).then_some(place)
+    };
+    // What all output channels of a group see, at every position.
+    let patches = |n: usize, group: usize| {
+        let patch = [shape[2], shape[3], in_group, kh, kw];
+        Tensor::from_fn(&patch, |at| {
+            let (row, column) = (place(0, at[0], at[3]), place(1, at[1], at[4]));
+            let channel = group * in_group + at[2];
+            row.zip(column)
+                .map_or(0.0, |(row, column)| x.at(&[n, channel, row, column]))
+        })
+    };
+    let mut numbers = Vec::with_capacity(shape.iter().product());
+    for n in 0..shape[0] {
+        for group in 0..*groups {
+            let patches = patches(n, group);
+            for out in group * out_group..(group + 1) * out_group {
+                let weight = &weight.numbers()[out * taps..][..taps];
+                let bias = inputs.get(2).map_or(0.0, |bias| bias.at(&[out]));
+                let sums = (0..positions).map(|position| {
+                    let patch = &patches.numbers()[position * taps..][..taps];
+                    let products = patch.iter().zip(weight);
+                    let products = products.map(|(&a, &b)| f64::from(a) * f64::from(b));
+                    (bias + products.sum::<f64>()) as f32
+                });
+                numbers.extend(sums);
             }
         }
-        sum
-    })
+    }
+    Tensor::new(shape.to_vec(), numbers)
 }
 
 /// Every input position spreads the kernel; an output position collects what reaches it.

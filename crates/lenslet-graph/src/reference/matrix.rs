@@ -5,8 +5,8 @@ use crate::Op;
 
 pub(super) fn matmul(a: &Tensor, b: &Tensor, shape: &[usize]) -> Tensor {
     let rank = shape.len();
-    let inner = a.shape[rank - 1];
-    // Offsets of a matrix among those that broadcast.
+    let (inner, columns) = (a.shape[rank - 1], b.shape[rank - 1]);
+    // Where a matrix among those that broadcast starts.
     let offset = |t: &Tensor, at: &[usize]| {
         let sizes = t.shape[..rank - 2].iter().zip(at);
         let matrix = sizes.fold(0, |offset, (&size, &i)| {
@@ -14,15 +14,20 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor, shape: &[usize]) -> Tensor {
         });
         matrix * t.shape[rank - 2] * t.shape[rank - 1]
     };
-    let columns = b.shape[rank - 1];
+    // The row of the product that is being read.
+    let mut row = vec![0.0; columns];
     Tensor::from_fn(shape, |at| {
-        let (row, column) = (at[rank - 2], at[rank - 1]);
-        let row = &a.numbers()[offset(a, at) + row * inner..][..inner];
-        let matrix = &b.numbers()[offset(b, at)..];
-        let products = row.iter().enumerate();
-        let products =
-            products.map(|(k, &v)| f64::from(v) * f64::from(matrix[k * columns + column]));
-        products.sum()
+        if at[rank - 1] == 0 {
+            let factors = &a.numbers()[offset(a, at) + at[rank - 2] * inner..][..inner];
+            let matrix = &b.numbers()[offset(b, at)..];
+            row.fill(0.0);
+            for (factor, line) in factors.iter().zip(matrix.chunks(columns)) {
+                for (sum, number) in row.iter_mut().zip(line) {
+                    *sum += f64::from(*factor) * f64::from(*number);
+                }
+            }
+        }
+        row[at[rank - 1]]
     })
 }
 

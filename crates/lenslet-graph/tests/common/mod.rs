@@ -36,9 +36,3 @@ pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
 pub fn captured(model: &Model, input: [usize; 4]) -> Graph {
     Graph::capture(model, input, outputs).expect("models of the registry can be captured")
 }
-
-/// The largest difference, relative to the largest expected number.
-pub fn relative(found: &[f32], expected: &[f32]) -> f64 {
-    let expected: Vec<f64> = expected.iter().map(|&v| f64::from(v)).collect();
-    lenslet_reference::relative_error(found, &expected)
-}

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use lenslet_data::{Loader, LoaderConfig};
-use lenslet_train::{DataSource, Evaluation, ModelInfo, evaluate, load_model};
+use lenslet_train::{DataSource, Evaluation, ModelInfo, evaluate};
 use serde_json::json;
 
-use super::{data_source, device, stop_flag};
+use super::{data_source, device, model, stop_flag};
 use crate::Ended;
 use crate::cli::{Common, EvalArgs};
 use crate::report::{self, confusion_table, grouped, percent};
 
 pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
-    let (model, info) = load_model(&args.model, &device())?;
+    let (model, info) = model::open(&args.model, &device(), common)?;
     let source = match &args.data {
         Some(dir) => data_source(Some(dir)),
         None => trained_on(&info)?,
@@ -30,7 +30,7 @@ pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
         workers: threads,
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(Arc::clone(&val), info.preprocess.clone(), None, settings)?;
+    let loader = Loader::new(Arc::clone(&val), info.preprocess, None, settings)?;
     let stop = stop_flag()?;
     match evaluate(&model, &loader, &device(), &stop)? {
         Some(evaluation) => {

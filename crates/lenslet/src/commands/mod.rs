@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod calc;
 pub mod eval;
+pub mod fetch;
+pub mod model;
 pub mod predict;
 pub mod train;
 pub mod verify;

@@ -6,13 +6,15 @@ use anyhow::{Result, anyhow, bail};
 use lenslet_train::{Prediction, Predictor};
 use serde_json::json;
 
-use super::device;
+use super::{device, model};
 use crate::Ended;
 use crate::cli::{Common, PredictArgs};
 use crate::report::{self, percent};
 
 pub fn run(args: &PredictArgs, common: &Common) -> Result<Ended> {
-    let predictor = Predictor::load(&args.model, &device())?;
+    let device = device();
+    let (model, info) = model::open(&args.model, &device, common)?;
+    let predictor = Predictor::new(model, info, &device);
     if args.csv {
         report::print("path,rank,class,probability")?;
     }

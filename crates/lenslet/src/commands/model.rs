@@ -1,0 +1,123 @@
+//! Which model a command works with: a trained one, an architecture with weights of its own, or the
+//! one inside the program.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use lenslet_models::{Auxiliary, LoadOptions, Model, Variant, imagenet_classes};
+use lenslet_nn::Init;
+use lenslet_train::{FORMAT, ModelInfo, find_variant, load_model};
+use serde_json::json;
+
+use super::fetch;
+use crate::cli::{Common, ModelArgs};
+
+/// The model that the arguments name, with all that is known of it.
+pub fn open(args: &ModelArgs, device: &Device, common: &Common) -> Result<(Model, ModelInfo)> {
+    match (&args.model, &args.weights) {
+        (None, _) => embedded(device),
+        (Some(name), Some(weights)) => with_weights(name, weights, device, common),
+        (Some(path), None) => trained(path, device),
+    }
+}
+
+#[cfg(feature = "pretrained")]
+fn embedded(device: &Device) -> Result<(Model, ModelInfo)> {
+    let bytes = lenslet_pretrained::EFFICIENTNET_LITE0;
+    let name = Path::new("the model inside the program");
+    Ok(lenslet_train::parse_model(bytes, name, device)?)
+}
+
+#[cfg(not(feature = "pretrained"))]
+fn embedded(_: &Device) -> Result<(Model, ModelInfo)> {
+    bail!("this program was built without a model inside; name one with --model")
+}
+
+fn trained(path: &Path, device: &Device) -> Result<(Model, ModelInfo)> {
+    let architecture = path.to_str().and_then(lenslet_models::variant);
+    match architecture {
+        Some(variant) if !path.exists() => bail!(
+            "{} is an architecture and has no weights of its own; give them with --weights FILE, or the folder of a \
+             trained model with --model",
+            variant.name
+        ),
+        _ => Ok(load_model(path, device)?),
+    }
+}
+
+fn with_weights(
+    name: &Path,
+    given: &Path,
+    device: &Device,
+    common: &Common,
+) -> Result<(Model, ModelInfo)> {
+    let variant = find_variant(&name.display().to_string())?;
+    // The file's name says which published weights it holds, if any.
+    let published = given
+        .file_name()
+        .and_then(|name| variant.published_file(name.to_str()?));
+    let file = match published {
+        Some(published) if !given.exists() => fetch::published(published, common)?,
+        _ if !given.exists() && given.extension().is_none() => {
+            bail!(unknown_weights(variant, given))
+        }
+        _ => given.to_path_buf(),
+    };
+    let weights = lenslet_weights::read(&file)?;
+    // Auxiliary classifiers have no part in a prediction.
+    let options = LoadOptions::as_stored().with_auxiliary(Auxiliary::Without);
+    let loaded = variant
+        .load(weights, &options, &mut Init::empty(device))
+        .with_context(|| format!("{} does not fit", file.display()))?;
+    if !common.quiet && !loaded.left_out.is_empty() {
+        let count = loaded.left_out.len();
+        eprintln!("left out {count} tensors of auxiliary classifiers, which only training needs");
+    }
+    let info = ModelInfo {
+        format: FORMAT,
+        architecture: variant.name.into(),
+        classes: classes(loaded.build.num_classes),
+        preprocess: match published {
+            Some(published) => variant.preprocess_for(published),
+            None => preprocess(variant, loaded.build.image_size),
+        },
+        training: json!({ "weights": file }),
+        golden: Vec::new(),
+    };
+    Ok((loaded.model, info))
+}
+
+fn unknown_weights(variant: &Variant, given: &Path) -> String {
+    let names: Vec<&str> = variant.published_files().map(|f| f.weights).collect();
+    let known = match names.as_slice() {
+        [] => "none are published for it".to_string(),
+        names => format!("published for it are {}", names.join(", ")),
+    };
+    let (given, name) = (given.display(), variant.name);
+    format!(
+        "there is no file {given}, nor are weights of {name} published under that name; {known}"
+    )
+}
+
+/// Weights for 1000 classes are taken to be ImageNet's; other files do not say what they tell apart.
+fn classes(count: usize) -> Vec<String> {
+    match count {
+        1000 => imagenet_classes(),
+        n => (0..n).map(|i| format!("class {i}")).collect(),
+    }
+}
+
+/// The variant's own preprocessing; where position embeddings are laid out for another size of image,
+/// that size without a margin.
+fn preprocess(variant: &Variant, image_size: Option<usize>) -> lenslet_data::Preprocess {
+    let own = variant.preprocess;
+    match image_size {
+        Some(size) if own.crop != [size; 2] => lenslet_data::Preprocess {
+            resize: lenslet_data::Resize::ShortSide(size),
+            crop: [size; 2],
+            ..own
+        },
+        _ => own,
+    }
+}
