@@ -8,9 +8,11 @@ use super::op::{CpuOp, Values, input, run};
 
 /// The largest of each window of `[N, H, W, C]`.
 pub(crate) fn max_pool2d(x: &Tensor<4>, windows: Pool2d) -> Option<Tensor<4>> {
+    // First of all: elsewhere, the shape need not make sense.
+    let input = input(x)?;
     let pool = MaxPool2d::new(windows);
     let size = pool.output_size().ok()?;
-    let (y, ()) = run(Max(pool, output(x, size)), [input(x)?]);
+    let (y, ()) = run(Max(pool, output(x, size)), [input]);
     Some(y)
 }
 
@@ -20,15 +22,14 @@ pub(crate) fn avg_pool2d(
     windows: Pool2d,
     count_include_pad: bool,
 ) -> Option<Tensor<4>> {
+    let input = input(x)?;
     let pool = AveragePool2d {
         windows,
         count_include_pad,
     };
     let size = pool.output_size().ok()?;
-    let (y, ()) = run(
-        Average(Averages::Windows(pool), x.dims(), output(x, size)),
-        [input(x)?],
-    );
+    let op = Average(Averages::Windows(pool), x.dims(), output(x, size));
+    let (y, ()) = run(op, [input]);
     Some(y)
 }
 
