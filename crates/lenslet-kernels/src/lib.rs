@@ -13,6 +13,7 @@
 // Loops over arrays of vectors are counted loops, which is how the compiler unrolls them best.
 #![allow(clippy::needless_range_loop)]
 
+mod affine;
 mod attention;
 mod buffer;
 mod channels;
@@ -28,6 +29,7 @@ mod matrix;
 mod norm;
 mod outer;
 mod panels;
+mod peak;
 pub mod pool;
 mod pool2d;
 mod product;
@@ -39,6 +41,7 @@ mod testing;
 mod tile;
 pub mod vmath;
 
+pub use affine::affine;
 pub use attention::{Attention, AttentionGradients, AttentionSaved};
 pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
@@ -53,6 +56,7 @@ pub use error::KernelError;
 pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
 pub use matrix::{Matrix, MatrixMut};
 pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};
+pub use peak::{peak_bandwidth, peak_operations};
 pub use pool2d::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
 pub use resize::{Interpolation, Resize2d};
 pub use softmax::{CrossEntropy, log_softmax, log_softmax_backward, softmax, softmax_backward};

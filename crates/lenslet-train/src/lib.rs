@@ -1,6 +1,7 @@
 //! Training, evaluation and prediction with image models: loop, optimisers, metrics, and runs
 //! that resume bit for bit.
 
+mod compiled;
 mod config;
 mod error;
 mod evaluate;
@@ -17,6 +18,7 @@ mod schedule;
 mod step;
 mod trainer;
 
+pub use compiled::compile;
 pub use config::{DataSource, OptimizerKind, Split, TrainConfig, find_variant};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};

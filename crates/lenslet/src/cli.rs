@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use lenslet_train::{OptimizerKind, Schedule, TrainConfig};
 
 /// Image models from LeNet to the Vision Transformer: train, evaluate, predict.
@@ -203,6 +203,29 @@ pub struct BenchArgs {
     /// How long to measure
     #[arg(long, default_value_t = 3.0, value_name = "S")]
     pub seconds: f64,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(
+        long,
+        default_value = "compiled",
+        value_name = "NAME",
+        conflicts_with = "train"
+    )]
+    pub engine: EngineKind,
+    /// No Winograd transforms: sums as they are defined
+    #[arg(long, conflicts_with = "train")]
+    pub exact: bool,
+    /// Every step of compiled inference: kernel, time, and how near to what this machine can do
+    #[arg(long, conflicts_with_all = ["train", "json"])]
+    pub layers: bool,
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// Compiled for the CPU
+    Compiled,
+    /// Layer by layer
+    Eager,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 //! one name. The command line `lenslet` is built on the same interface.
 
 pub use lenslet_data as data;
+pub use lenslet_engine as engine;
 pub use lenslet_graph as graph;
 pub use lenslet_models as models;
 pub use lenslet_nn as nn;

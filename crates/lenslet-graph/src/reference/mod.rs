@@ -79,6 +79,24 @@ pub fn constant(graph: &Graph, id: ValueId) -> Result<Vec<f32>, GraphError> {
     Ok(memory.read(id).numbers().to_vec())
 }
 
+/// What a node gives for the numbers of its inputs, in row-major order.
+///
+/// # Errors
+/// When an index points outside.
+pub fn node(graph: &Graph, node: &Node, inputs: &[&[f32]]) -> Result<Vec<f32>, GraphError> {
+    let shapes = node.inputs.iter().map(|&id| graph.value(id).shape.clone());
+    let inputs: Vec<Tensor> = (shapes.zip(inputs))
+        .map(|(shape, numbers)| Tensor::new(shape, numbers.to_vec()))
+        .collect();
+    let output = graph.value(node.output);
+    let output = compute(&node.op, &inputs, output).map_err(|outside| GraphError::Index {
+        node: node.name.clone(),
+        index: outside.index,
+        len: outside.len,
+    })?;
+    Ok(output.numbers().to_vec())
+}
+
 /// The values that are computed and still needed.
 struct Memory<'a> {
     graph: &'a Graph,

@@ -10,10 +10,10 @@ mod networks;
 
 use std::time::Instant;
 
-use lenslet_kernels::simd::{Kernel, Simd, dispatch, isa};
+use lenslet_kernels::simd::isa;
 use lenslet_kernels::{
     Algorithm, AlignedBuf, Conv2d, Epilogue, KernelError, Matrix, MatrixMut, Order, PackedConv,
-    PackedMatrix, Pass, Scratch, pool, transposed_product,
+    PackedMatrix, Pass, Scratch, peak_operations, pool, transposed_product,
 };
 use networks::{Kind, Layer, layers};
 
@@ -54,33 +54,6 @@ fn options() -> Result<Options, String> {
     Ok(options)
 }
 
-/// Multiply-adds on registers only.
-struct Peak(usize);
-
-impl Kernel for Peak {
-    /// A value that depends on all of them, and how many operations there were.
-    type Output = (f32, f64);
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> (f32, f64) {
-        let (x, y) = (
-            s.splat(std::hint::black_box(0.999)),
-            s.splat(std::hint::black_box(1e-3)),
-        );
-        let mut acc = [s.zero(); 12];
-        for _ in 0..self.0 {
-            for a in &mut acc {
-                *a = s.mul_add(*a, x, y);
-            }
-        }
-        let mut sum = 0.0;
-        for a in acc {
-            sum += s.reduce_add(a);
-        }
-        (sum, (self.0 * acc.len() * S::LANES * 2) as f64)
-    }
-}
-
 /// Median seconds of a call.
 fn time(seconds: f64, mut call: impl FnMut()) -> f64 {
     call();
@@ -93,18 +66,6 @@ fn time(seconds: f64, mut call: impl FnMut()) -> f64 {
     }
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
-}
-
-/// GF/s of all threads.
-fn measure_peak(threads: usize) -> f64 {
-    let rounds = 400_000;
-    let operations = dispatch(Peak(1)).1 * rounds as f64 * threads as f64;
-    let seconds = time(0.1, || {
-        pool::parallel_for(threads, |_| {
-            std::hint::black_box(dispatch(Peak(rounds)));
-        });
-    });
-    operations / seconds / 1e9
 }
 
 fn random(len: usize) -> AlignedBuf {
@@ -287,7 +248,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let layers: Vec<Layer> = layers().into_iter().filter(wanted).collect();
     for net in layers.chunk_by(|a, b| a.net == b.net) {
-        let peak = measure_peak(options.threads);
+        let peak = peak_operations() / 1e9;
         println!(
             "\n{}: batch {}, {} threads, {}, peak {peak:.0} GF/s",
             net[0].net,

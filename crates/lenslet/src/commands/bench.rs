@@ -5,15 +5,17 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use lenslet_engine::{Options, Session};
+use lenslet_kernels::{peak_bandwidth, peak_operations};
 use lenslet_models::{ImageModel, Model, Variant};
 use lenslet_nn::Init;
-use lenslet_train::{Optimizer, Recipe, Rule, find_variant, train_step};
+use lenslet_train::{Optimizer, Recipe, Rule, compile, find_variant, train_step};
 use serde_json::json;
 
 use super::device;
 use crate::Ended;
-use crate::cli::{BenchArgs, Common};
-use crate::report::{self, grouped};
+use crate::cli::{BenchArgs, Common, EngineKind};
+use crate::report::{self, grouped, percent};
 
 /// Calls before the measurement: buffers are made and the clock comes up.
 const WARM_UP: usize = 2;
@@ -22,11 +24,22 @@ const CALLS: usize = 5;
 
 pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
     let variant = find_variant(&args.model)?;
-    let times = if args.train {
-        training(variant, args)
-    } else {
-        inference(variant, args)
+    let times = match (args.train, args.engine) {
+        (true, _) => training(variant, args),
+        (false, EngineKind::Eager) => eager(variant, args),
+        (false, EngineKind::Compiled) => return compiled(variant, args, common, threads),
     };
+    show(variant, args, common, threads, &times)?;
+    Ok(Ended::Done)
+}
+
+fn show(
+    variant: &Variant,
+    args: &BenchArgs,
+    common: &Common,
+    threads: usize,
+    times: &[f64],
+) -> Result<()> {
     let at = |share: f64| times[(share * (times.len() - 1) as f64).round() as usize];
     let (p10, median, p90) = (at(0.1), at(0.5), at(0.9));
     let images_per_s = args.batch as f64 / median * 1000.0;
@@ -38,7 +51,7 @@ pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
             "input": variant.input, "calls": times.len(), "median_ms": median, "p10_ms": p10, "p90_ms": p90,
             "images_per_s": images_per_s, "peak_rss_bytes": memory,
         }))?;
-        return Ok(Ended::Done);
+        return Ok(());
     }
     let mut table = report::table(&[variant.name, mode]);
     table.add_row(["batch", &args.batch.to_string()]);
@@ -50,8 +63,7 @@ pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
     if let Some(bytes) = memory {
         table.add_row(["peak memory, MB", &grouped(bytes / 1_000_000)]);
     }
-    report::print(table)?;
-    Ok(Ended::Done)
+    report::print(table)
 }
 
 /// Milliseconds of every call, sorted.
@@ -79,7 +91,7 @@ fn random_images(variant: &Variant, batch: usize, device: &Device) -> Tensor<4> 
     Tensor::random([batch, c, h, w], Distribution::Normal(0.0, 1.0), device)
 }
 
-fn inference(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
+fn eager(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
     let device = device();
     let model = build(variant, &device).valid();
     let x = random_images(variant, args.batch, &device);
@@ -87,6 +99,86 @@ fn inference(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
         // Reading the result makes sure that it was computed.
         let _ = model.forward(x.clone()).into_data();
     })
+}
+
+fn compiled(variant: &Variant, args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
+    let device = device();
+    let [c, h, w] = variant.input;
+    let options = Options {
+        exact: args.exact,
+        ..Options::default()
+    };
+    let shape = [args.batch, c, h, w];
+    // The model goes when its weights are packed.
+    let session = compile(&build(variant, &device).valid(), shape, &options)?;
+    let x = random_images(variant, args.batch, &device).into_data();
+    let x: Vec<f32> = x.iter::<f32>().collect();
+    let mut output = Vec::new();
+    let mut failed = None;
+    let mut call = || {
+        if let Err(e) = session.run_into(&x, &mut output) {
+            failed = Some(e);
+        }
+    };
+    let times = measure(args.seconds, &mut call);
+    if args.layers {
+        layers(&session, &x, args.seconds)?;
+    } else {
+        show(variant, args, common, threads, &times)?;
+    }
+    match failed {
+        Some(e) => Err(e.into()),
+        None => Ok(Ended::Done),
+    }
+}
+
+/// A table of the session's steps: what each takes of the whole, and how near it comes to what the
+/// machine can do, the larger of its operations and its bytes.
+fn layers(session: &Session, x: &[f32], seconds: f64) -> Result<()> {
+    let (operations, bandwidth) = (peak_operations(), peak_bandwidth());
+    let steps = session.steps();
+    let mut times = vec![Vec::new(); steps.len()];
+    let mut output = Vec::new();
+    let began = Instant::now();
+    while times[0].len() < CALLS || began.elapsed().as_secs_f64() < seconds {
+        session.run_timed(x, &mut output, &mut |i, time| {
+            times[i].push(time.as_secs_f64());
+        })?;
+    }
+    let times = times.into_iter().map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    let times: Vec<f64> = times.collect();
+    let total: f64 = times.iter().sum();
+    let header = [
+        "layer", "kernel", "output", "MMACs", "ms", "share", "GF/s", "GB/s", "of limit",
+    ];
+    let mut table = report::table(&header);
+    for (step, &time) in steps.iter().zip(&times) {
+        let (work, bytes) = (2.0 * step.macs as f64, step.bytes as f64);
+        let limit = (work / operations).max(bytes / bandwidth);
+        table.add_row([
+            step.name.clone(),
+            step.kernel.to_string(),
+            format!("{} x {}", step.output[0], step.output[1]),
+            format!("{:.1}", step.macs as f64 / 1e6),
+            format!("{:.3}", time * 1e3),
+            percent(time / total),
+            format!("{:.0}", work / time / 1e9),
+            format!("{:.1}", bytes / time / 1e9),
+            format!("{:.0} %", 100.0 * limit / time),
+        ]);
+    }
+    report::print(table)?;
+    report::print(format!(
+        "{:.3} ms in {} steps. This machine: {:.0} GFLOP/s, {:.1} GB/s. Winograd's steps do fewer \
+         operations than are counted, and what lies in a cache is faster than memory.",
+        total * 1e3,
+        steps.len(),
+        operations / 1e9,
+        bandwidth / 1e9
+    ))
 }
 
 fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {

@@ -1,0 +1,256 @@
+//! Compiling a model, and running what came out.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use lenslet_graph::{Graph, Outputs};
+use lenslet_kernels::AlignedBuf;
+
+use crate::EngineError;
+use crate::fuse::{Fusions, fuse};
+use crate::plan::{Plan, plan};
+use crate::step::{Failure, Fixed, Workspace, copy};
+use crate::view::{Place, View};
+
+/// How a model is compiled.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whether sums are made as they are defined: no Winograd transforms, whose rounding errors
+    /// are a few times larger.
+    pub exact: bool,
+    /// Whether batch norms, factors and summands after a layer go into its weights.
+    pub fuse_norms: bool,
+    /// Whether activations are applied before a result is written.
+    pub fuse_activations: bool,
+    /// Whether a residual is added before a result is written.
+    pub fuse_residuals: bool,
+    /// Whether layers write straight into the concatenation that joins them.
+    pub concat_in_place: bool,
+}
+
+impl Default for Options {
+    /// Everything that is fast.
+    fn default() -> Self {
+        Self {
+            exact: false,
+            fuse_norms: true,
+            fuse_activations: true,
+            fuse_residuals: true,
+            concat_in_place: true,
+        }
+    }
+}
+
+/// Compiles models.
+#[derive(Debug)]
+pub struct Engine;
+
+impl Engine {
+    /// Compiles a model for inputs of shape `[N, …]`. A session takes any number of images, `N` at
+    /// a time; another size of images needs another session.
+    ///
+    /// # Errors
+    ///
+    /// When the model cannot be captured, or a kernel refuses a node's shape.
+    pub fn compile<M: Module, O: Into<Outputs>, const D: usize>(
+        model: &M,
+        input: [usize; D],
+        options: &Options,
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
+    ) -> Result<Session, EngineError> {
+        Self::compile_graph(Graph::capture(model, input, forward)?, options)
+    }
+
+    /// Compiles a captured graph with one input.
+    ///
+    /// # Errors
+    ///
+    /// When a kernel refuses a node's shape.
+    pub fn compile_graph(graph: Graph, options: &Options) -> Result<Session, EngineError> {
+        let fusions = Fusions {
+            norms: options.fuse_norms,
+            activations: options.fuse_activations,
+            residuals: options.fuse_residuals,
+        };
+        let layers = fuse(&graph, fusions)?;
+        let input = graph.value(graph.inputs()[0]).shape.clone();
+        let plan = plan(&graph, layers, options)?;
+        Ok(Session {
+            input,
+            graph: plan.needs_graph.then_some(graph),
+            plan,
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+/// A compiled model. Any number of threads can run it at once.
+#[derive(Debug)]
+pub struct Session {
+    /// Shape of the input, the number of images first.
+    input: Vec<usize>,
+    plan: Plan,
+    /// For nodes that have no kernel.
+    graph: Option<Graph>,
+    /// Memory of runs that are over.
+    idle: Mutex<Vec<Workspace>>,
+}
+
+/// What a step of a session does.
+#[derive(Debug, Clone)]
+pub struct StepInfo {
+    /// The node that it starts with.
+    pub name: String,
+    /// The kernel.
+    pub kernel: &'static str,
+    /// Rows and columns of what it writes.
+    pub output: [usize; 2],
+    /// Multiply-accumulates of the definition, whatever the kernel saves.
+    pub macs: usize,
+    /// Bytes of what it reads and writes, each counted once, weights included.
+    pub bytes: usize,
+}
+
+impl Session {
+    /// The output's numbers for any number of images, in row-major order, image after image.
+    ///
+    /// # Errors
+    ///
+    /// When the numbers are no whole number of images, or an index in the model points outside.
+    pub fn run(&self, input: &[f32]) -> Result<Vec<f32>, EngineError> {
+        let mut output = Vec::new();
+        self.run_into(input, &mut output)?;
+        Ok(output)
+    }
+
+    /// The same into a vector that may have memory already; after the first call, with a vector
+    /// that is large enough, nothing is allocated.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_into(&self, input: &[f32], output: &mut Vec<f32>) -> Result<(), EngineError> {
+        self.run_timed(input, output, &mut |_, _| ())
+    }
+
+    /// The same, telling `observe` how long every step took, in the order of
+    /// [`steps`](Self::steps).
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_timed(
+        &self,
+        input: &[f32],
+        output: &mut Vec<f32>,
+        observe: &mut dyn FnMut(usize, Duration),
+    ) -> Result<(), EngineError> {
+        let image: usize = self.input[1..].iter().product();
+        if image == 0 || !input.len().is_multiple_of(image) {
+            return Err(EngineError::Input {
+                expected: self.input[1..].to_vec(),
+                found: input.len(),
+            });
+        }
+        let mut workspace = self.workspace();
+        output.clear();
+        let batch = self.input[0];
+        let mut result = Ok(());
+        for images in input.chunks(batch * image) {
+            let given = images.len() / image;
+            if given < batch {
+                // The rest of the batch is empty images, whose output nobody sees.
+                let mut padded = images.to_vec();
+                padded.resize(batch * image, 0.0);
+                result = self.batch(&padded, given, &mut workspace, output, observe);
+            } else {
+                result = self.batch(images, given, &mut workspace, output, observe);
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        (self.idle.lock().unwrap_or_else(|e| e.into_inner())).push(workspace);
+        result
+    }
+
+    fn workspace(&self) -> Workspace {
+        let idle = self.idle.lock().unwrap_or_else(|e| e.into_inner()).pop();
+        idle.unwrap_or_else(|| {
+            let mut workspace = Workspace::default();
+            let slots = self.plan.slots.iter().map(|&len| AlignedBuf::zeroed(len));
+            workspace.slots = slots.collect();
+            workspace
+        })
+    }
+
+    /// One batch of the compiled size, of which the first `given` images count.
+    fn batch(
+        &self,
+        input: &[f32],
+        given: usize,
+        workspace: &mut Workspace,
+        output: &mut Vec<f32>,
+        observe: &mut dyn FnMut(usize, Duration),
+    ) -> Result<(), EngineError> {
+        let fixed = Fixed {
+            input,
+            constants: &self.plan.constants,
+            graph: self.graph.as_ref(),
+        };
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            let start = Instant::now();
+            step.run(fixed, workspace)
+                .map_err(|failure| match failure {
+                    Failure::Kernel(source) => EngineError::Kernel {
+                        node: step.name.clone(),
+                        source,
+                    },
+                    Failure::Graph(error) => error.into(),
+                })?;
+            observe(i, start.elapsed());
+        }
+        for view in &self.plan.outputs {
+            let len = view.len() / self.input[0].max(1) * given;
+            let source: &[f32] = match view.place {
+                Place::Input(_) => input,
+                Place::Constant(i) => &self.plan.constants[i],
+                Place::Buffer(i) => &workspace.slots[i],
+            };
+            let start = output.len();
+            if view.is_row_major() {
+                output.extend_from_slice(&source[view.offset..][..len]);
+            } else {
+                output.resize(start + view.len(), 0.0);
+                let to = View::dense(Place::Buffer(0), &view.shape);
+                copy(view, source, &to, &mut output[start..]);
+                output.truncate(start + len);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shape of the input, the number of images that are computed together first.
+    pub fn input(&self) -> &[usize] {
+        &self.input
+    }
+
+    /// The steps of a run.
+    pub fn steps(&self) -> Vec<StepInfo> {
+        let info = |step: &crate::step::Step| StepInfo {
+            name: step.name.clone(),
+            kernel: step.call.kernel(),
+            output: [step.to.rows, step.to.cols],
+            macs: step.call.macs(),
+            bytes: (step.call.numbers_read() + step.to.rows * step.to.cols) * size_of::<f32>(),
+        };
+        self.plan.steps.iter().map(info).collect()
+    }
+
+    /// Bytes of memory that one run takes, weights aside.
+    pub fn workspace_bytes(&self) -> usize {
+        self.plan.slots.iter().sum::<usize>() * size_of::<f32>()
+    }
+}

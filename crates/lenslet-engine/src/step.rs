@@ -1,0 +1,432 @@
+//! What a session does, one kernel call after the other.
+
+use lenslet_graph::{Graph, GraphError, reference};
+use lenslet_kernels::{
+    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Epilogue, Factor,
+    InOut, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d, PackedConv, PackedMatrix,
+    Residual, ResidualPosition, Resize2d, Scaling, Scratch, activation_forward, add_forward,
+    affine, channels_last, log_softmax, softmax,
+};
+
+use crate::view::{Place, Rows, View};
+
+/// A kernel call: what it reads, what it writes, and under which name.
+#[derive(Debug)]
+pub(crate) struct Step {
+    /// The node that it starts with.
+    pub name: String,
+    /// The call.
+    pub call: Call,
+    /// Where the output lies.
+    pub to: Rows,
+}
+
+#[derive(Debug)]
+pub(crate) enum Call {
+    Conv {
+        packed: Box<PackedConv>,
+        n: usize,
+        x: Rows,
+        bias: Option<Vec<f32>>,
+        residual: Option<Rows>,
+        activation: Activation,
+    },
+    Linear {
+        packed: PackedMatrix,
+        x: Rows,
+        bias: Option<Vec<f32>>,
+        residual: Option<Rows>,
+        activation: Activation,
+    },
+    Affine {
+        x: Rows,
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        activation: Activation,
+    },
+    Activate {
+        x: Rows,
+        activation: Activation,
+    },
+    Add {
+        a: Rows,
+        b: Rows,
+        activation: Activation,
+    },
+    Scale {
+        x: Rows,
+        factor: Rows,
+        scaling: Scaling,
+    },
+    MaxPool {
+        x: Rows,
+        pool: MaxPool2d,
+    },
+    AvgPool {
+        x: Rows,
+        pool: AveragePool2d,
+    },
+    AdaptivePool {
+        x: Rows,
+        pool: AdaptiveAveragePool2d,
+    },
+    LayerNorm {
+        x: Rows,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+        eps: f32,
+    },
+    Softmax {
+        x: Rows,
+        log: bool,
+    },
+    Attention {
+        shape: Attention,
+        qkv: [Rows; 3],
+    },
+    Resize {
+        x: Rows,
+        resize: Resize2d,
+    },
+    /// `[images, channels, pixels]` to `[images, pixels, channels]`.
+    ChannelsLast {
+        x: Rows,
+        shape: [usize; 3],
+    },
+    /// Any view to any other of the same shape.
+    Copy {
+        from: View,
+        to: View,
+    },
+    /// A node that has no kernel, computed plainly. Allocates.
+    Reference {
+        node: usize,
+        inputs: Vec<Rows>,
+    },
+}
+
+impl Call {
+    /// The kernel's name.
+    pub fn kernel(&self) -> &'static str {
+        match self {
+            Call::Conv { packed, .. } => packed.algorithm().name(),
+            Call::Linear { .. } => "product",
+            Call::Affine { .. } => "affine",
+            Call::Activate { .. } => "activation",
+            Call::Add { .. } => "add",
+            Call::Scale { .. } => "scale",
+            Call::MaxPool { .. } => "max-pool",
+            Call::AvgPool { .. } | Call::AdaptivePool { .. } => "avg-pool",
+            Call::LayerNorm { .. } => "layer-norm",
+            Call::Softmax { .. } => "softmax",
+            Call::Attention { .. } => "attention",
+            Call::Resize { .. } => "resize",
+            Call::ChannelsLast { .. } => "channels-last",
+            Call::Copy { .. } => "copy",
+            Call::Reference { .. } => "reference",
+        }
+    }
+
+    /// The rows that the call reads.
+    fn rows(&self) -> Vec<Rows> {
+        match self {
+            Call::Conv { x, residual, .. } | Call::Linear { x, residual, .. } => {
+                [Some(*x), *residual].into_iter().flatten().collect()
+            }
+            Call::Add { a, b, .. } => vec![*a, *b],
+            Call::Scale { x, factor, .. } => vec![*x, *factor],
+            Call::Attention { qkv, .. } => qkv.to_vec(),
+            Call::Copy { from, .. } => vec![Rows {
+                place: from.place,
+                offset: from.offset,
+                rows: 1,
+                cols: from.len(),
+                ld: from.len(),
+            }],
+            Call::Reference { inputs, .. } => inputs.clone(),
+            Call::Affine { x, .. }
+            | Call::Activate { x, .. }
+            | Call::MaxPool { x, .. }
+            | Call::AvgPool { x, .. }
+            | Call::AdaptivePool { x, .. }
+            | Call::LayerNorm { x, .. }
+            | Call::Softmax { x, .. }
+            | Call::Resize { x, .. }
+            | Call::ChannelsLast { x, .. } => vec![*x],
+        }
+    }
+
+    /// Every place that the call reads.
+    pub fn reads(&self) -> impl Iterator<Item = Place> {
+        self.rows().into_iter().map(|rows| rows.place)
+    }
+
+    /// How many numbers the call reads, weights included.
+    pub fn numbers_read(&self) -> usize {
+        let weights = match self {
+            Call::Conv { packed, .. } => packed.shape().weight_len(),
+            Call::Linear { packed, .. } => packed.shape().into_iter().product(),
+            _ => 0,
+        };
+        weights
+            + self
+                .rows()
+                .iter()
+                .map(|rows| rows.rows * rows.cols)
+                .sum::<usize>()
+    }
+
+    /// Multiply-accumulates of the definition.
+    pub fn macs(&self) -> usize {
+        match self {
+            Call::Conv { packed, n, .. } => packed.shape().macs() / packed.shape().n.max(1) * n,
+            Call::Linear { packed, x, .. } => {
+                x.rows * packed.shape().into_iter().product::<usize>()
+            }
+            Call::Attention { shape, .. } => {
+                2 * shape.batch * shape.heads * shape.queries * shape.keys * shape.dim
+            }
+            _ => 0,
+        }
+    }
+
+    /// Lets every place that the call names go through `place`.
+    pub fn relocate(&mut self, place: &dyn Fn(Place) -> Place) {
+        let mut all: Vec<&mut Place> = match self {
+            Call::Conv { x, residual, .. } | Call::Linear { x, residual, .. } => {
+                let residual = residual.as_mut().map(|r| &mut r.place);
+                [Some(&mut x.place), residual]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            Call::Add { a, b, .. } => vec![&mut a.place, &mut b.place],
+            Call::Scale { x, factor, .. } => vec![&mut x.place, &mut factor.place],
+            Call::Attention { qkv, .. } => qkv.iter_mut().map(|rows| &mut rows.place).collect(),
+            Call::Copy { from, to } => vec![&mut from.place, &mut to.place],
+            Call::Reference { inputs, .. } => inputs.iter_mut().map(|r| &mut r.place).collect(),
+            Call::Affine { x, .. }
+            | Call::Activate { x, .. }
+            | Call::MaxPool { x, .. }
+            | Call::AvgPool { x, .. }
+            | Call::AdaptivePool { x, .. }
+            | Call::LayerNorm { x, .. }
+            | Call::Softmax { x, .. }
+            | Call::Resize { x, .. }
+            | Call::ChannelsLast { x, .. } => vec![&mut x.place],
+        };
+        for at in &mut all {
+            **at = place(**at);
+        }
+    }
+}
+
+/// The memory of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Workspace {
+    pub slots: Vec<AlignedBuf>,
+    scratch: Scratch,
+}
+
+/// What steps read beside the workspace.
+#[derive(Clone, Copy)]
+pub(crate) struct Fixed<'a> {
+    pub input: &'a [f32],
+    pub constants: &'a [Vec<f32>],
+    /// For nodes that have no kernel.
+    pub graph: Option<&'a Graph>,
+}
+
+/// Why a step could not be run.
+pub(crate) enum Failure {
+    Kernel(KernelError),
+    Graph(GraphError),
+}
+
+impl From<KernelError> for Failure {
+    fn from(e: KernelError) -> Self {
+        Failure::Kernel(e)
+    }
+}
+
+struct Memory<'a> {
+    fixed: Fixed<'a>,
+    slots: &'a [AlignedBuf],
+}
+
+impl<'a> Memory<'a> {
+    fn all(&self, place: Place) -> &'a [f32] {
+        match place {
+            Place::Input(_) => self.fixed.input,
+            Place::Constant(i) => &self.fixed.constants[i],
+            Place::Buffer(i) => &self.slots[i],
+        }
+    }
+
+    fn matrix(&self, rows: Rows) -> Matrix<'a> {
+        Matrix::new(&self.all(rows.place)[rows.offset..], rows.ld)
+    }
+
+    /// Rows without gaps.
+    fn dense(&self, rows: Rows) -> &'a [f32] {
+        debug_assert!(rows.ld == rows.cols || rows.rows <= 1);
+        &self.all(rows.place)[rows.offset..][..rows.rows * rows.cols]
+    }
+
+    fn residual(&self, rows: Option<Rows>) -> Option<Residual<'a>> {
+        rows.map(|rows| Residual {
+            data: &self.all(rows.place)[rows.offset..],
+            ld: rows.ld,
+            position: ResidualPosition::BeforeActivation,
+        })
+    }
+}
+
+impl Step {
+    /// Runs the step. What it writes is in no buffer that it reads.
+    pub fn run(&self, fixed: Fixed<'_>, workspace: &mut Workspace) -> Result<(), Failure> {
+        let Place::Buffer(target) = self.to.place else {
+            unreachable!("steps write to buffers")
+        };
+        let mut out = std::mem::take(&mut workspace.slots[target]);
+        let memory = Memory {
+            fixed,
+            slots: &workspace.slots,
+        };
+        let result = self.call(&memory, &mut out, &mut workspace.scratch);
+        workspace.slots[target] = out;
+        result
+    }
+
+    fn call(
+        &self,
+        memory: &Memory<'_>,
+        out: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), Failure> {
+        let to = self.to;
+        let y = &mut out[to.offset..];
+        let dense = to.rows * to.cols;
+        match &self.call {
+            Call::Conv {
+                packed,
+                n,
+                x,
+                bias,
+                residual,
+                activation,
+            } => {
+                let epilogue = Epilogue {
+                    bias: bias.as_deref(),
+                    residual: memory.residual(*residual),
+                    activation: *activation,
+                    ..Epilogue::NONE
+                };
+                let y = MatrixMut::new(y, to.ld);
+                packed.run(*n, memory.matrix(*x), y, scratch, &epilogue)?;
+            }
+            Call::Linear {
+                packed,
+                x,
+                bias,
+                residual,
+                activation,
+            } => {
+                let epilogue = Epilogue {
+                    bias: bias.as_deref(),
+                    residual: memory.residual(*residual),
+                    activation: *activation,
+                    ..Epilogue::NONE
+                };
+                let y = MatrixMut::new(y, to.ld);
+                packed.multiply(x.rows, memory.matrix(*x), y, &epilogue)?;
+            }
+            Call::Affine {
+                x,
+                scale,
+                shift,
+                activation,
+            } => {
+                let y = MatrixMut::new(y, to.ld);
+                affine(x.rows, memory.matrix(*x), scale, shift, *activation, y)?;
+            }
+            Call::Activate { x, activation } => {
+                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
+                activation_forward(*activation, x_y)?;
+            }
+            Call::Add { a, b, activation } => {
+                let a_y = InOut::Separate(memory.dense(*a), &mut y[..dense]);
+                add_forward(*activation, a_y, memory.dense(*b))?;
+            }
+            Call::Scale { x, factor, scaling } => {
+                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
+                let factor = Factor::SampleChannels(memory.dense(*factor));
+                scaling.forward(x_y, factor, None)?;
+            }
+            Call::MaxPool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense], None)?,
+            Call::AvgPool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense])?,
+            Call::AdaptivePool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense])?,
+            Call::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+            } => {
+                let norm = LayerNorm {
+                    channels: x.cols,
+                    gamma: Some(weight),
+                    beta: bias.as_deref(),
+                    epsilon: *eps,
+                };
+                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
+                norm.forward(x.rows, x_y, None)?;
+            }
+            Call::Softmax { x, log } => {
+                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
+                match log {
+                    true => log_softmax(x.cols, x_y)?,
+                    false => softmax(x.cols, x_y)?,
+                }
+            }
+            Call::Attention { shape, qkv } => {
+                let [q, k, v] = qkv.map(|rows| memory.matrix(rows));
+                shape.forward(q, k, v, MatrixMut::new(y, to.ld), None)?;
+            }
+            Call::Resize { x, resize } => resize.forward(memory.dense(*x), &mut y[..dense])?,
+            Call::ChannelsLast { x, shape } => {
+                channels_last(*shape, memory.dense(*x), &mut y[..dense])?;
+            }
+            Call::Copy { from, to } => copy(from, memory.all(from.place), to, out),
+            Call::Reference { node, inputs } => {
+                let graph = memory.fixed.graph.expect("kept for such nodes");
+                let inputs: Vec<&[f32]> = inputs.iter().map(|rows| memory.dense(*rows)).collect();
+                let node = &graph.nodes()[*node];
+                let numbers = reference::node(graph, node, &inputs).map_err(Failure::Graph)?;
+                y[..dense].copy_from_slice(&numbers);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies every element of a view to the same index of another.
+pub(crate) fn copy(from: &View, source: &[f32], to: &View, target: &mut [f32]) {
+    // The longest run in the target goes innermost.
+    let mut dims: Vec<[usize; 3]> = (0..to.shape.len())
+        .map(|d| [to.shape[d], from.strides[d], to.strides[d]])
+        .filter(|[size, ..]| *size != 1)
+        .collect();
+    dims.sort_by_key(|[_, _, stride]| std::cmp::Reverse(*stride));
+    copy_dims(&dims, &source[from.offset..], &mut target[to.offset..]);
+}
+
+fn copy_dims(dims: &[[usize; 3]], from: &[f32], to: &mut [f32]) {
+    match dims {
+        [] => to[0] = from[0],
+        [[size, 1, 1]] => to[..*size].copy_from_slice(&from[..*size]),
+        [[size, a, b]] => (0..*size).for_each(|i| to[i * b] = from[i * a]),
+        [[size, a, b], rest @ ..] => {
+            (0..*size).for_each(|i| copy_dims(rest, &from[i * a..], &mut to[i * b..]));
+        }
+    }
+}
