@@ -1,8 +1,8 @@
 //! Average pooling, adaptive average pooling, and the global average.
 
 use super::{Pool2d, volume};
-use crate::columns::{ColumnTerms, In, Layout, Out, channel_sums};
-use crate::error::{KernelError, expect_len};
+use crate::columns::{In, Out};
+use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather, rows_per_chunk};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -122,11 +122,28 @@ impl AdaptiveAveragePool2d {
     ///
     /// If input or output is empty or a slice has the wrong length.
     pub fn forward(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
-        let averages = self.averages()?;
-        if self.output == [1, 1] {
-            return averages.global(x, y);
+        let [n, h, w, c] = self.input;
+        if self.output != [1, 1] || h * w == 0 {
+            return self.averages()?.forward(x, y);
         }
-        averages.forward(x, y)
+        expect_len("pooling input", x.len(), elements([n, h, w, c]))?;
+        expect_len("pooling output", y.len(), elements([n, c]))?;
+        let pieces = c.div_ceil(PIECE);
+        let y = SharedMut::new(y);
+        let isa = isa();
+        parallel_for(n * pieces, |i| {
+            let (image, start) = (i / pieces, i % pieces * PIECE);
+            let len = PIECE.min(c - start);
+            let means = Means {
+                x: &x[image * h * w * c + start..],
+                pixels: h * w,
+                c,
+                // SAFETY: a part for each piece of each image.
+                y: unsafe { y.slice(image * c + start, len) },
+            };
+            dispatch_on(isa, means);
+        });
+        Ok(())
     }
 
     /// Writes the input's gradient.
@@ -136,6 +153,41 @@ impl AdaptiveAveragePool2d {
     /// If input or output is empty or a slice has the wrong length.
     pub fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
         self.averages()?.backward(dy, dx)
+    }
+}
+
+/// Channels that a thread averages at a time.
+const PIECE: usize = 128;
+/// Pixels that are added up before their sum is added to the others, so that no sum is of many numbers.
+const RUN: usize = 64;
+
+/// The means of a piece of the channels over all pixels of an image.
+struct Means<'a> {
+    x: &'a [f32],
+    pixels: usize,
+    c: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Means<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let weight = s.splat(1.0 / self.pixels as f32);
+        for (i, y) in self.y.chunks_mut(S::LANES).enumerate() {
+            let at = i * S::LANES;
+            let mut total = s.zero();
+            for first in (0..self.pixels).step_by(RUN) {
+                let mut sum = s.zero();
+                for pixel in first..(first + RUN).min(self.pixels) {
+                    let x = &self.x[pixel * self.c + at..][..y.len()];
+                    sum = s.add(sum, s.load_slice(x));
+                }
+                total = s.add(total, sum);
+            }
+            s.store_slice(y, s.mul(total, weight));
+        }
     }
 }
 
@@ -191,29 +243,6 @@ impl Averages {
         Ok(())
     }
 
-    /// With one window: sums per channel over blocks of pixels, so that a single image is shared by all threads.
-    fn global(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
-        self.check(x.len(), y.len())?;
-        let [n, h, w, c] = self.input;
-        let layout = Layout::new(h * w, c);
-        let y = SharedMut::new(y);
-        let x = In::new(x);
-        parallel_for(n, |i| {
-            let terms = Total {
-                x,
-                start: i * h * w * c,
-            };
-            // SAFETY: the input has the layout's elements for every image.
-            let [sums, _] = unsafe { channel_sums(&layout, c, &terms) };
-            // SAFETY: each image has its own output.
-            let y = unsafe { y.slice(i * c, c) };
-            for (y, sum) in y.iter_mut().zip(sums) {
-                *y = (sum / (h * w) as f64) as f32;
-            }
-        });
-        Ok(())
-    }
-
     fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
         self.check(dx.len(), dy.len())?;
         let [n, h, w, c] = self.input;
@@ -236,32 +265,6 @@ impl Averages {
         // SAFETY: the lengths were checked; the pairs name windows.
         unsafe { gather.run() };
         Ok(())
-    }
-}
-
-/// Sums of an image's channels.
-struct Total {
-    x: In,
-    start: usize,
-}
-
-impl ColumnTerms for Total {
-    type Params<S: Simd> = ();
-
-    #[inline(always)]
-    unsafe fn params<S: Simd, const PARTIAL: bool>(&self, _: S, _: usize, _: usize, _: usize) {}
-
-    #[inline(always)]
-    unsafe fn terms<S: Simd, const PARTIAL: bool>(
-        &self,
-        s: S,
-        (): (),
-        at: usize,
-        n: usize,
-    ) -> [S::V; 2] {
-        // SAFETY: the caller's promise, for the image from `start` on.
-        let x = unsafe { self.x.get::<S, PARTIAL>(s, self.start + at, n) };
-        [x, s.zero()]
     }
 }
 

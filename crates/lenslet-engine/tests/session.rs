@@ -1,0 +1,117 @@
+//! What a session promises beside the right numbers.
+
+mod common;
+
+use common::{compiled, filled};
+use lenslet_engine::{EngineError, Options, Session};
+use lenslet_kernels::pool;
+use lenslet_models::{BuildOptions, variant};
+use lenslet_reference::input;
+
+const SIDE: usize = 64;
+const IMAGE: usize = 3 * SIDE * SIDE;
+
+fn session(name: &str, batch: usize, options: &Options) -> Session {
+    let build = BuildOptions::new(10).with_image_size(SIDE);
+    let model = filled(variant(name).expect(name), &build, 5.0);
+    compiled(&model, [batch, 3, SIDE, SIDE], options)
+}
+
+#[test]
+fn any_number_of_images() {
+    for name in ["resnet18", "mobilenet_v2"] {
+        let (one, four) = (
+            session(name, 1, &Options::default()),
+            session(name, 4, &Options::default()),
+        );
+        let images = input("images", 6 * IMAGE);
+        let together = four.run(&images).expect("six images, four at a time");
+        assert_eq!(together.len(), 60);
+        for (i, image) in images.chunks(IMAGE).enumerate() {
+            let alone = one.run(image).expect("one image");
+            let largest = alone.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            for (a, b) in alone.iter().zip(&together[i * 10..]) {
+                // Batches of another size may take another kernel.
+                assert!((a - b).abs() <= 1e-5 * largest, "{name}: {a} {b}");
+            }
+        }
+        assert!(four.run(&[]).expect("no images").is_empty());
+        let refused = four
+            .run(&images[1..])
+            .expect_err("no whole number of images");
+        assert!(matches!(refused, EngineError::Input { .. }), "{refused}");
+        assert!(refused.to_string().contains("[3, 64, 64]"), "{refused}");
+    }
+}
+
+#[test]
+fn threads_at_once_and_any_number_of_them() {
+    let session = session("resnet18", 1, &Options::default());
+    let images = input("images", 8 * IMAGE);
+    let alone: Vec<_> = images
+        .chunks(IMAGE)
+        .map(|i| session.run(i).unwrap())
+        .collect();
+    std::thread::scope(|scope| {
+        for (image, expected) in images.chunks(IMAGE).zip(&alone) {
+            let session = &session;
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    assert_eq!(&session.run(image).unwrap(), expected);
+                }
+            });
+        }
+    });
+    let before = pool::num_threads();
+    for threads in [1, 2, 3] {
+        pool::set_num_threads(threads);
+        assert_eq!(
+            session.run(&images[..IMAGE]).unwrap(),
+            alone[0],
+            "{threads} threads"
+        );
+    }
+    pool::set_num_threads(before);
+}
+
+#[test]
+fn every_fusion_changes_nothing_but_the_steps() {
+    let off = Options {
+        fuse_norms: false,
+        fuse_activations: false,
+        fuse_residuals: false,
+        concat_in_place: false,
+        exact: true,
+    };
+    let image = input("image", IMAGE);
+    for name in [
+        "resnet18",
+        "efficientnet_b0",
+        "densenet121",
+        "convnext_tiny",
+        "googlenet",
+    ] {
+        let plain = session(name, 1, &off);
+        let expected = plain.run(&image).unwrap();
+        let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for i in 0..4 {
+            let mut options = off.clone();
+            let one = [
+                &mut options.fuse_norms,
+                &mut options.fuse_activations,
+                &mut options.fuse_residuals,
+                &mut options.concat_in_place,
+            ];
+            for (at, flag) in one.into_iter().enumerate() {
+                *flag = at == i;
+            }
+            let fused = session(name, 1, &options);
+            assert!(fused.steps().len() <= plain.steps().len(), "{name} {i}");
+            for (a, b) in fused.run(&image).unwrap().iter().zip(&expected) {
+                assert!((a - b).abs() <= 1e-5 * largest, "{name} {i}: {a} {b}");
+            }
+        }
+        let all = session(name, 1, &Options::default());
+        assert!(all.steps().len() < plain.steps().len(), "{name}");
+    }
+}
