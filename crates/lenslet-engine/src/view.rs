@@ -197,8 +197,12 @@ impl View {
 
     /// Whether the elements lie without gaps in row-major order.
     pub fn is_row_major(&self) -> bool {
-        let want = row_major(&self.shape);
-        (0..want.len()).all(|d| self.steps(d, want[d]))
+        let mut expected = 1;
+        (0..self.shape.len()).rev().all(|d| {
+            let fits = self.steps(d, expected);
+            expected *= self.shape[d].max(1);
+            fits
+        })
     }
 
     /// Whether elements of both lie at the same places.
