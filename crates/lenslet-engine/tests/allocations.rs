@@ -40,7 +40,7 @@ fn a_second_call_allocates_nothing() {
     pool::set_num_threads(1);
     for name in [
         "resnet18",
-        "vgg11",
+        "mobilenet_v2",
         "efficientnet_b0",
         "convnext_tiny",
         "googlenet",
