@@ -126,8 +126,9 @@ impl Session {
     }
 
     /// The same into a vector that may have memory already; after the first call, with a vector
-    /// that is large enough, nothing is allocated, except by average pooling over windows, by a
-    /// last batch that is not full, and by steps whose kernel is `reference`.
+    /// that is large enough, nothing is allocated, except by depthwise convolutions and average
+    /// pooling over windows (some small vectors), by a last batch that is not full, and by steps
+    /// whose kernel is `reference`.
     ///
     /// # Errors
     ///
