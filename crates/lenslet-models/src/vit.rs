@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Init, Interpolation, LayerNorm,
+    Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Head, Init, Interpolation, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, MultiHeadAttention, MultiHeadAttentionConfig, Named,
     Sequential, WeightInit, forward_tokens, resize, to_nhwc,
 };
@@ -98,7 +98,7 @@ impl VitConfig {
             conv_proj,
             encoder,
             heads: Heads {
-                head: head.with_init(WeightInit::Zeros).init(init),
+                head: options.head(head.with_init(WeightInit::Zeros), init),
             },
             stages: self.stages(|i| format!("encoder.layers.{}", layer_name(i))),
         }
@@ -213,7 +213,7 @@ struct Encoder {
 
 #[derive(Module, Debug)]
 struct Heads {
-    head: Linear,
+    head: Head,
 }
 
 /// torchvision's Vision Transformer.
@@ -262,6 +262,12 @@ impl ImageModel for VisionTransformer {
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         class_token(self.tokens(x, &mut Taken::none()))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("heads", || {
+            tap("head", || self.heads.head.forward(features))
+        }))
     }
 }
 
