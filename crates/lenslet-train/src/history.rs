@@ -150,3 +150,65 @@ fn panel(
         .draw()?;
     Ok(())
 }
+
+/// Learning rates and losses as CSV with a header.
+pub(crate) fn rates_csv(points: &[(f64, f64)]) -> String {
+    let lines = points.iter().map(|(lr, loss)| format!("{lr},{loss}\n"));
+    std::iter::once("lr,loss\n".to_string())
+        .chain(lines)
+        .collect()
+}
+
+/// Draws losses over the logarithm of the learning rate as SVG, with a mark at `suggestion`.
+///
+/// # Errors
+/// When the drawing library fails.
+pub(crate) fn losses_by_rate_svg(
+    path: &Path,
+    points: &[(f64, f64)],
+    suggestion: Option<f64>,
+) -> Result<String, TrainError> {
+    let mut svg = String::new();
+    draw_rates(&mut svg, points, suggestion).map_err(|e| TrainError::Draw {
+        path: path.to_path_buf(),
+        reason: e.to_string(),
+    })?;
+    Ok(svg)
+}
+
+fn draw_rates(
+    svg: &mut String,
+    points: &[(f64, f64)],
+    suggestion: Option<f64>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, (720, 400)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let low = points.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let high = points.iter().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
+    let margin = (high - low) * 0.05;
+    let first = points.first().map_or(1e-6, |p| p.0);
+    let last = points.last().map_or(1.0, |p| p.0).max(first * 10.0);
+    let mut chart = ChartBuilder::on(&root)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d((first..last).log_scale(), low - margin..high + margin)?;
+    chart
+        .configure_mesh()
+        .x_desc("learning rate of the classifier")
+        .y_desc("loss, smoothed")
+        .x_label_formatter(&|v| format!("{v:.0e}"))
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    let line = LineSeries::new(points.iter().copied(), TRAIN.stroke_width(2));
+    chart.draw_series(line)?;
+    if let Some(lr) = suggestion {
+        let mark = [(lr, low - margin), (lr, high + margin)];
+        chart.draw_series(LineSeries::new(mark, VAL.stroke_width(2)))?;
+    }
+    root.present()?;
+    Ok(())
+}

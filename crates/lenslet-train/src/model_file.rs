@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, TensorData};
 use lenslet_data::Preprocess;
-use lenslet_models::Model;
+use lenslet_models::{BuildOptions, Model};
 use lenslet_nn::{Init, StateDict, load_state_dict, state_dict};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -32,12 +32,41 @@ pub struct ModelInfo {
     pub architecture: String,
     /// Class names in the order of the logits.
     pub classes: Vec<String>,
+    /// How the model was built; the definition as it is when nothing is said.
+    #[serde(default)]
+    pub options: Option<BuildOptions>,
     /// From a decoded picture to the model's input.
     pub preprocess: Preprocess,
     /// How it was trained: command, configuration, data, result.
     pub training: serde_json::Value,
     /// Pictures with the logits they gave where the model was trained.
     pub golden: Vec<Golden>,
+}
+
+/// The tensors of a safetensors file, whatever its metadata: weights to start from.
+///
+/// # Errors
+/// When there is no such file, it is damaged, or a tensor has another type than f32 or i64.
+pub fn read_weights(path: &Path) -> Result<StateDict, TrainError> {
+    let path = model_path(path);
+    let bytes = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+    let fail = |reason: String| format_error(&path, "safetensors file", reason);
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(e.to_string()))?;
+    state_of(&tensors).map_err(fail)
+}
+
+fn state_of(tensors: &SafeTensors<'_>) -> Result<StateDict, String> {
+    let mut dict = StateDict::new();
+    for (name, view) in tensors.iter() {
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::I64 => DType::I64,
+            other => return Err(format!("tensor {name} has type {other:?}")),
+        };
+        let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+        dict.push((name.to_string(), data));
+    }
+    Ok(dict)
 }
 
 /// Only the version, read first: the rest of a newer file may look different.
@@ -68,7 +97,12 @@ pub fn load_model(path: &Path, device: &Device) -> Result<(Model, ModelInfo), Tr
         return Err(format_error(&path, "Lenslet model file", reason));
     }
     info.preprocess.validate()?;
-    let model = variant.build(info.classes.len(), &mut Init::empty(device));
+    let mut options = BuildOptions::new(info.classes.len());
+    if let Some(built) = &info.options {
+        options = built.clone();
+        options.num_classes = info.classes.len();
+    }
+    let model = variant.build_with(&options, &mut Init::empty(device));
     let model =
         load_state_dict(model, tensors).map_err(|source| TrainError::Weights { path, source })?;
     Ok((model, info))
@@ -150,15 +184,6 @@ pub(crate) fn read_tensors<H: DeserializeOwned>(
     }
     let header = serde_json::from_str(text).map_err(malformed)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let mut dict = StateDict::new();
-    for (name, view) in tensors.iter() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::I64 => DType::I64,
-            other => return Err(fail(format!("tensor {name} has type {other:?}"))),
-        };
-        let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
-        dict.push((name.to_string(), data));
-    }
+    let dict = state_of(&tensors).map_err(fail)?;
     Ok((dict, header))
 }

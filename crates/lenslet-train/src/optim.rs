@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
 use lenslet_nn::ModulePath;
 use serde::{Deserialize, Serialize};
+
+use crate::NamedGradients;
 
 /// The update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,7 @@ const MOMENTS: [&str; 3] = ["exp_avg", "exp_avg_sq", "momentum_buffer"];
 pub struct Optimizer {
     rule: Rule,
     weight_decay: f64,
+    decay_vectors: bool,
     step: u64,
     /// Moments by `MOMENT.parameter`, flat.
     moments: BTreeMap<String, Tensor<1>>,
@@ -55,9 +58,16 @@ impl Optimizer {
         Self {
             rule,
             weight_decay,
+            decay_vectors: true,
             step: 0,
             moments: BTreeMap::new(),
         }
+    }
+
+    /// Whether weight decay also acts on norms and biases, as PyTorch's does.
+    pub fn with_decay_of_norms_and_biases(mut self, decay: bool) -> Self {
+        self.decay_vectors = decay;
+        self
     }
 
     /// Steps taken so far.
@@ -96,11 +106,11 @@ impl Optimizer {
     pub fn step<M: Module>(
         &mut self,
         model: M,
-        mut gradients: Gradients,
+        gradients: NamedGradients,
         max_norm: Option<f64>,
         lr: &dyn Fn(&str) -> f64,
     ) -> (M, f64) {
-        let norm = global_norm(&model, &gradients);
+        let norm = gradients.norm();
         if !norm.is_finite() {
             return (model, norm);
         }
@@ -109,7 +119,7 @@ impl Optimizer {
         let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         let model = model.map(&mut Update {
             optimizer: self,
-            gradients: &mut gradients,
+            gradients,
             scale,
             lr,
             path: ModulePath::default(),
@@ -118,7 +128,14 @@ impl Optimizer {
     }
 
     /// The parameter after a step against `gradient`; both flat.
-    fn update(&mut self, name: &str, value: Tensor<1>, gradient: Tensor<1>, lr: f64) -> Tensor<1> {
+    fn update(
+        &mut self,
+        name: &str,
+        value: Tensor<1>,
+        gradient: Tensor<1>,
+        lr: f64,
+        weight_decay: f64,
+    ) -> Tensor<1> {
         let key = |moment: &str| format!("{moment}.{name}");
         match self.rule {
             Rule::AdamW { betas, eps } => {
@@ -127,10 +144,10 @@ impl Optimizer {
                 let mean = self.decay(key(MOMENTS[0]), gradient.clone(), betas[0]);
                 let square = self.decay(key(MOMENTS[1]), gradient.clone() * gradient, betas[1]);
                 let denominator = square.sqrt() / bias2.sqrt() + eps;
-                value * (1.0 - lr * self.weight_decay) - mean / denominator * (lr / bias1)
+                value * (1.0 - lr * weight_decay) - mean / denominator * (lr / bias1)
             }
             Rule::Sgd { momentum } => {
-                let gradient = gradient + value.clone() * self.weight_decay;
+                let gradient = gradient + value.clone() * weight_decay;
                 let key = key(MOMENTS[2]);
                 let direction = match self.moments.remove(&key) {
                     Some(buffer) => buffer * momentum + gradient,
@@ -155,32 +172,9 @@ impl Optimizer {
     }
 }
 
-/// The Euclidean norm of all gradients of the model's parameters together, summed in f64.
-pub fn global_norm<M: Module>(model: &M, gradients: &Gradients) -> f64 {
-    struct Norm<'a> {
-        gradients: &'a Gradients,
-        squares: f64,
-    }
-    impl ModuleVisitor for Norm<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad(self.gradients) {
-                let data = gradient.into_data();
-                let squares = data.iter::<f64>().map(|v| v * v);
-                self.squares += squares.sum::<f64>();
-            }
-        }
-    }
-    let mut norm = Norm {
-        gradients,
-        squares: 0.0,
-    };
-    model.visit(&mut norm);
-    norm.squares.sqrt()
-}
-
 struct Update<'a> {
     optimizer: &'a mut Optimizer,
-    gradients: &'a mut Gradients,
+    gradients: NamedGradients,
     scale: f64,
     lr: &'a dyn Fn(&str) -> f64,
     path: ModulePath,
@@ -196,16 +190,25 @@ impl ModuleMapper for Update<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = param.val().grad_remove(self.gradients) else {
+        let name = self.path.name();
+        let Some(gradient) = self.gradients.take(&name) else {
             return param;
         };
-        let name = self.path.name();
         let lr = (self.lr)(&name);
+        // Norms and biases are the parameters of one dimension.
+        let decays = D > 1 || self.optimizer.decay_vectors;
+        let weight_decay = if decays {
+            self.optimizer.weight_decay
+        } else {
+            0.0
+        };
         param.map(|value| {
             let shape = value.dims();
-            let gradient = gradient.reshape([-1]) * self.scale;
+            let gradient = gradient * self.scale;
             let flat = value.without_autodiff().reshape([-1]);
-            let moved = self.optimizer.update(&name, flat, gradient, lr);
+            let moved = self
+                .optimizer
+                .update(&name, flat, gradient, lr, weight_decay);
             Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }

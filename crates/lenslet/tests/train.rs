@@ -253,7 +253,7 @@ fn bad_data_name_the_file_and_the_figures() {
         dir.path(),
         &["train", "empty"],
         1,
-        &["empty", "train-images"],
+        &["empty", "no class folders"],
     );
 
     let images = "idx/train-images-idx3-ubyte";
