@@ -63,7 +63,7 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
 const TRAIN: RGBColor = RGBColor(0, 114, 178);
 const VAL: RGBColor = RGBColor(230, 159, 0);
 
-/// Draws loss and accuracy over the epochs as SVG.
+/// Draws loss and accuracy over the epochs as SVG, under a title if there is one.
 ///
 /// # Errors
 /// When the drawing library fails.
@@ -83,7 +83,10 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(svg, (960, 400)).into_drawing_area();
     root.fill(&WHITE)?;
-    let root = root.titled(title, ("sans-serif", 18))?;
+    let root = match title {
+        "" => root,
+        title => root.titled(title, ("sans-serif", 18))?,
+    };
     let panels = root.split_evenly((1, 2));
     let percent = |v: f64| v * 100.0;
     let losses: Vec<_> = history.iter().map(|r| (r.train_loss, r.val_loss)).collect();

@@ -17,6 +17,7 @@ mod model_file;
 mod optim;
 mod predict;
 mod pretrained;
+mod report;
 mod run;
 mod schedule;
 mod source;
@@ -40,6 +41,7 @@ pub use model_file::{FORMAT, ModelInfo, load_model, model_path, read_weights, sa
 pub use optim::{Optimizer, Rule};
 pub use predict::{Predicting, Prediction, Predictor};
 pub use pretrained::Pretrained;
+pub use report::{ReportSource, write_report};
 pub use run::{Checkpoint, Progress, RunConfig, RunDir};
 pub use schedule::Schedule;
 pub use source::{DataSource, Files, Part, Split};

@@ -14,8 +14,8 @@ use crate::files::write_atomic;
 use crate::pretrained::load_backbone;
 use crate::run::{Checkpoint, Progress, RunConfig, RunDir};
 use crate::{
-    Criterion, Ema, EpochRecord, Evaluation, Optimizer, PartSize, Parts, Pretrained, SkippedFile,
-    TestTime, TrainError, evaluate, load_model,
+    Criterion, Ema, EpochRecord, Evaluation, Optimizer, PartSize, Parts, Pretrained, ReportSource,
+    SkippedFile, TestTime, TrainError, evaluate, load_model, write_report,
 };
 
 mod epoch;
@@ -245,7 +245,8 @@ impl Trainer {
         }
     }
 
-    /// The best model on the validation data, and its confusion matrix in the run's folder.
+    /// The best model on the validation data, and its confusion matrix and the report in the
+    /// run's folder.
     fn finish(mut self) -> Result<Outcome, TrainError> {
         let plain = self.device.clone().without_autodiff();
         let (model, _) = load_model(self.run.path(), &plain)?;
@@ -261,12 +262,23 @@ impl Trainer {
         self.progress.remember(&evaluation.skipped);
         let csv = evaluation.confusion.to_csv(&self.classes);
         write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
-        Ok(Outcome::Finished(Box::new(Summary {
+        let summary = Summary {
             best,
             evaluation,
-            skipped: self.progress.skipped,
+            skipped: std::mem::take(&mut self.progress.skipped),
             seconds: self.progress.history.iter().map(|r| r.seconds).sum(),
-            history: self.progress.history,
-        })))
+            history: std::mem::take(&mut self.progress.history),
+        };
+        let source = ReportSource {
+            config: &self.config,
+            summary: &summary,
+            classes: &self.classes,
+            parts: &self.parts(),
+            trained_on: self.train.dataset().len(),
+            val: self.val.dataset().as_ref(),
+            preprocess: &self.preprocess,
+        };
+        write_report(&self.run, &source)?;
+        Ok(Outcome::Finished(Box::new(summary)))
     }
 }
