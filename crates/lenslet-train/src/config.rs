@@ -127,8 +127,8 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone with weights
-    /// of its own; where the backbone is frozen, the pictures as they are, so that it runs once.
+    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone that has
+    /// weights; where the backbone is frozen, the pictures as they are, so that it runs once.
     pub fn photos(model: &str, weights: Option<String>, freeze: Freeze) -> Self {
         let frozen = freeze == Freeze::Backbone;
         Self {
@@ -140,7 +140,7 @@ impl TrainConfig {
             },
             batch_size: 32,
             backbone_lr_mult: if weights.is_some() { 0.1 } else { 1.0 },
-            lr: if frozen { 2e-3 } else { 1e-3 },
+            lr: if weights.is_some() { 2e-3 } else { 1e-3 },
             augment: !frozen,
             weights,
             freeze,

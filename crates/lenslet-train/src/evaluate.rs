@@ -77,7 +77,7 @@ pub fn evaluate(
 ) -> Result<Option<Evaluation>, TrainError> {
     let mut tally = Tally::new(loader.dataset().class_names().len());
     let mut epoch = loader.epoch(0);
-    while let Some(batch) = epoch.next() {
+    for batch in epoch.by_ref() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }

@@ -66,7 +66,7 @@ impl FeatureSet {
         };
         let mut epoch = loader.epoch(0);
         let mut done = 0;
-        while let Some(batch) = epoch.next() {
+        for batch in epoch.by_ref() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }

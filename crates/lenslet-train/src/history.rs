@@ -28,6 +28,15 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
+impl EpochRecord {
+    /// Whether this epoch's model is the one to keep of the two: more held-out pictures right, or as
+    /// many with a lower loss.
+    pub fn is_better_than(&self, other: &Self) -> bool {
+        let equal = self.val_acc == other.val_acc;
+        self.val_acc > other.val_acc || (equal && self.val_loss < other.val_loss)
+    }
+}
+
 /// A rate for each group of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GroupRates {

@@ -39,7 +39,7 @@ pub use loss::{Criterion, Target, balanced_weights, cross_entropy};
 pub use metrics::{ClassScore, Confusion, softmax, top_k};
 pub use model_file::{FORMAT, ModelInfo, load_model, model_path, read_weights, save_model};
 pub use optim::{Optimizer, Rule};
-pub use predict::{Predicting, Prediction, Predictor};
+pub use predict::{EachPicture, Predicting, Prediction, Predictor};
 pub use pretrained::Pretrained;
 pub use report::{ReportSource, write_report};
 pub use run::{Checkpoint, Progress, RunConfig, RunDir};

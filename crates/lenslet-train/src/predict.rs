@@ -35,6 +35,10 @@ pub struct Predicting {
     pub threads: usize,
 }
 
+/// Who is told what a picture shows, or why it could not be read.
+pub type EachPicture<'a, E> =
+    dyn FnMut(&Path, Result<Vec<Prediction>, DataError>) -> Result<(), E> + 'a;
+
 /// A model that is ready to predict.
 pub struct Predictor {
     model: Model,
@@ -76,7 +80,7 @@ impl Predictor {
         &self,
         files: Vec<PathBuf>,
         how: &Predicting,
-        each: &mut dyn FnMut(&Path, Result<Vec<Prediction>, DataError>) -> Result<(), E>,
+        each: &mut EachPicture<'_, E>,
         stop: &AtomicBool,
     ) -> Result<bool, E> {
         let dataset = Arc::new(FileDataset::unlabelled(files));

@@ -58,18 +58,23 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The first epoch with the highest validation accuracy.
+    /// The epoch with the highest validation accuracy, of several the one with the lowest loss.
     pub fn best(&self) -> Option<&EpochRecord> {
         self.history
             .iter()
-            .reduce(|best, r| if r.val_acc > best.val_acc { r } else { best })
+            .reduce(|best, r| if r.is_better_than(best) { r } else { best })
     }
 
     /// Whether all epochs are done, or enough of them brought nothing better.
     pub fn is_finished(&self, config: &TrainConfig) -> bool {
-        let best = self.best().map_or(0, |best| best.epoch);
+        let mut highest = (0, f64::NEG_INFINITY);
+        for record in &self.history {
+            if record.val_acc > highest.1 {
+                highest = (record.epoch, record.val_acc);
+            }
+        }
         let patience = config.early_stopping.unwrap_or(usize::MAX);
-        self.epoch >= config.epochs || self.epoch.saturating_sub(best) >= patience
+        self.epoch >= config.epochs || self.epoch.saturating_sub(highest.0) >= patience
     }
 
     /// Remembers pictures that could not be read, each once.

@@ -50,7 +50,7 @@ pub enum Command {
     /// Replay the golden pictures in a model file on this machine
     Verify(VerifyArgs),
     /// Look at a folder of pictures before it is trained on
-    Data(DataArgs),
+    Data(Box<DataArgs>),
     /// Measure the milliseconds of a call, or of a training step, on random data
     Bench(BenchArgs),
     /// The arithmetic of convolutions

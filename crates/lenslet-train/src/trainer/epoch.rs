@@ -226,7 +226,7 @@ impl Trainer {
         let best = self
             .progress
             .best()
-            .is_none_or(|best| record.val_acc > best.val_acc);
+            .is_none_or(|best| record.is_better_than(best));
         let mut history = std::mem::take(&mut self.progress.history);
         history.push(record.clone());
         self.progress = Progress {

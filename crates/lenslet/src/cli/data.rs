@@ -15,7 +15,7 @@ pub enum Data {
     /// Count, and name what is damaged, odd or there twice; writes nothing into the folder
     Check(CheckArgs),
     /// Draw what a model sees in training
-    Preview(PreviewArgs),
+    Preview(Box<PreviewArgs>),
 }
 
 #[derive(Debug, Args)]

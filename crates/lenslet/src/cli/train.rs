@@ -80,7 +80,7 @@ pub struct Settings {
     /// Batches a step, whose gradients are averaged [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Learning rate of the classifier [default: 0.002; 0.001 where a backbone of pictures trains]
+    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures from scratch]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Share of --lr at which everything but the classifier trains [default: 0.1 from weights, else 1]
