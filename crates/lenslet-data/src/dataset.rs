@@ -1,6 +1,6 @@
 //! What a dataset is.
 
-use crate::{DataError, Image};
+use crate::{DataError, Fingerprint, Image};
 use std::sync::Arc;
 
 /// One labelled picture.
@@ -38,6 +38,23 @@ pub trait Dataset: Send + Sync {
     /// # Errors
     /// [`DataError::Index`] past the end; otherwise whatever reading or decoding the sample reports.
     fn get(&self, index: usize) -> Result<Sample, DataError>;
+
+    /// A text that changes when classes, samples or labels do.
+    ///
+    /// # Errors
+    /// Whatever reading a sample reports.
+    fn fingerprint(&self) -> Result<String, DataError> {
+        let mut print = Fingerprint::default();
+        for class in self.class_names() {
+            print.add(class.as_bytes());
+        }
+        for index in 0..self.len() {
+            let sample = self.get(index)?;
+            print.add(&sample.label.to_le_bytes());
+            print.add(sample.image.data());
+        }
+        Ok(print.text())
+    }
 }
 
 /// Some samples of another dataset, in a given order.

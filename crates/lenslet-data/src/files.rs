@@ -1,7 +1,7 @@
 //! Datasets of image files.
 
 use crate::decode::{self, Format, Limits};
-use crate::{DataError, Dataset, Sample};
+use crate::{DataError, Dataset, Fingerprint, Sample};
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::io::Read;
@@ -34,6 +34,16 @@ impl FileDataset {
             class_names,
             limits: Limits::default(),
         }
+    }
+
+    /// Files of unknown class, for prediction: one class without a name.
+    pub fn unlabelled(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        let entry = |path: PathBuf| FileEntry {
+            name: path.display().to_string(),
+            path,
+            label: 0,
+        };
+        Self::new(paths.into_iter().map(entry).collect(), vec![String::new()])
     }
 
     /// The files, in the order of the samples.
@@ -129,6 +139,22 @@ impl Dataset for FileDataset {
             image: decoded.image,
             label: file.label,
         })
+    }
+
+    /// Of names below the folder, labels and lengths: moving the folder changes nothing, and no file is read.
+    fn fingerprint(&self) -> Result<String, DataError> {
+        let mut print = Fingerprint::default();
+        for class in &self.class_names {
+            print.add(class.as_bytes());
+        }
+        for file in &self.files {
+            print.add(file.name.as_bytes());
+            print.add(&file.label.to_le_bytes());
+            // A file that cannot be looked at is no error here: it will be one where it is read.
+            let length = std::fs::metadata(&file.path).map_or(u64::MAX, |meta| meta.len());
+            print.add(&length.to_le_bytes());
+        }
+        Ok(print.text())
     }
 }
 

@@ -32,12 +32,14 @@ pub mod transform;
 mod dataset;
 mod error;
 mod files;
+mod fingerprint;
 mod picture;
 mod split;
 
 pub use dataset::{Dataset, Sample, Subset, class_counts};
 pub use error::DataError;
 pub use files::{FileDataset, FileEntry, images_in, natural_order};
+pub use fingerprint::Fingerprint;
 pub use idx::IdxDataset;
 pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Skipped};
 pub use picture::{Channels, Image};

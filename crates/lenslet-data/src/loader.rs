@@ -168,6 +168,11 @@ impl Loader {
         &self.shared.preprocess
     }
 
+    /// What is done to pictures at random.
+    pub fn augment(&self) -> Option<&Augment> {
+        self.shared.augment.as_ref()
+    }
+
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
         let (samples, size) = (self.shared.dataset.len(), self.config.batch_size);
@@ -260,6 +265,12 @@ impl Epoch {
     /// The samples that were left out of the batches seen so far.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
+    }
+
+    /// Takes the samples that were left out since the last call out of the list. (The limit on their number then
+    /// counts anew.)
+    pub fn take_skipped(&mut self) -> Vec<Skipped> {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Gives a batch's memory back for the batches to come.

@@ -34,6 +34,11 @@ impl Content {
         }
     }
 
+    /// All that tells it from others.
+    pub(crate) fn words(&self) -> [u64; 3] {
+        [self.hash[0], self.hash[1], self.length]
+    }
+
     /// The content's place in the order that `seed` gives.
     fn place(&self, seed: u64) -> (u64, Self) {
         (

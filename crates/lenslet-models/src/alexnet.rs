@@ -71,8 +71,8 @@ impl AlexNetConfig {
             Dropout::new(dropout).into(),
             LinearConfig::new(4096, 4096).init(init).into(),
             Activation::Relu.into(),
-            LinearConfig::new(4096, options.num_classes)
-                .init(init)
+            options
+                .head(LinearConfig::new(4096, options.num_classes), init)
                 .into(),
         ];
         SequentialNet::new(features, Some(6), classifier, stages)

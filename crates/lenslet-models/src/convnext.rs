@@ -132,7 +132,7 @@ impl ConvNeXtConfig {
             classifier: vec![
                 norm(last).init(init).into(),
                 Identity {}.into(), // PyTorch flattens here.
-                linear.init(init).into(),
+                options.head(linear, init).into(),
             ],
             widths: self.widths,
         }
@@ -188,6 +188,12 @@ impl ImageModel for ConvNeXt {
         let x = self.features(x, &mut Taken::none());
         let x = flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)));
         tap("classifier", || forward_head(&self.classifier, 0..2, x))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("classifier", || {
+            forward_head(&self.classifier, 2..3, features)
+        }))
     }
 }
 

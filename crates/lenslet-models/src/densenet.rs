@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2d, BatchNorm2dConfig, BiasInit, Conv2d,
-    Conv2dConfig, Init, Linear, LinearConfig, MaxPool2d, Named, WeightInit, concat, conv_bn_act,
+    Conv2dConfig, Head, Init, LinearConfig, MaxPool2d, Named, WeightInit, concat, conv_bn_act,
     flatten, to_nhwc,
 };
 
@@ -181,7 +181,7 @@ impl DenseNetConfig {
         let classifier = LinearConfig::new(channels, options.num_classes).with_bias_init(bias);
         DenseNet {
             features: features.into_iter().collect(),
-            classifier: classifier.init(init),
+            classifier: options.head(classifier, init),
             pool: names.pool,
             stages,
         }
@@ -192,7 +192,7 @@ impl DenseNetConfig {
 #[derive(Module, Debug)]
 pub struct DenseNet {
     features: Named<Part>,
-    classifier: Linear,
+    classifier: Head,
     #[module(skip)]
     pool: &'static str,
     #[module(skip)]
@@ -252,6 +252,10 @@ impl ImageModel for DenseNet {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = self.features(x, &mut Taken::none());
         flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("classifier", || self.classifier.forward(features)))
     }
 }
 

@@ -217,9 +217,8 @@ impl EfficientNetConfig {
         let linear = LinearConfig::new(last, options.num_classes);
         let classifier = vec![
             Dropout::new(options.dropout.unwrap_or(self.dropout)).into(),
-            linear
-                .with_init(WeightInit::Uniform(bound))
-                .init(init)
+            options
+                .head(linear.with_init(WeightInit::Uniform(bound)), init)
                 .into(),
         ];
         SequentialNet::new(features, Some(1), classifier, stages)

@@ -15,8 +15,7 @@ use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig, Dropout,
-    Init, Linear, LinearConfig, Padding, StochasticDepth, WeightInit, conv_bn_act, flatten,
-    to_nhwc,
+    Head, Init, LinearConfig, Padding, StochasticDepth, WeightInit, conv_bn_act, flatten, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -174,7 +173,7 @@ impl EfficientNetLiteConfig {
             conv_head,
             bn1,
             dropout: Dropout::new(options.dropout.unwrap_or(self.dropout)),
-            fc: fc.with_init(WeightInit::Uniform(bound)).init(init),
+            fc: options.head(fc.with_init(WeightInit::Uniform(bound)), init),
             stages,
         }
     }
@@ -189,7 +188,7 @@ pub struct EfficientNetLite {
     conv_head: Conv2d,
     bn1: BatchNorm2d,
     dropout: Dropout,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     stages: Vec<(usize, Stage)>,
 }
@@ -234,6 +233,10 @@ impl ImageModel for EfficientNetLite {
         );
         self.dropout
             .forward(flatten(AdaptiveAvgPool2d::new(1).forward(x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

@@ -10,7 +10,7 @@ use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, BiasInit, Conv2d, Conv2dConfig,
-    Dropout, Init, Linear, LinearConfig, MaxPool2d, Named, Sequential, WeightInit, concat,
+    Dropout, Head, Init, Linear, LinearConfig, MaxPool2d, Named, Sequential, WeightInit, concat,
     conv_bn_act, flatten, forward_sequential, to_nhwc,
 };
 
@@ -158,8 +158,8 @@ impl Auxiliary {
     fn new(from: usize, num_classes: usize, dropout: f64, init: &mut Init) -> Self {
         Self {
             conv: basic(from, 128, 1, init),
-            fc1: linear(2048, 1024, init),
-            fc2: linear(1024, num_classes, init),
+            fc1: linear(2048, 1024).init(init),
+            fc2: linear(1024, num_classes).init(init),
             dropout: Dropout::new(dropout),
         }
     }
@@ -171,9 +171,9 @@ impl Auxiliary {
     }
 }
 
-fn linear(from: usize, to: usize, init: &mut Init) -> Linear {
+fn linear(from: usize, to: usize) -> LinearConfig {
     let config = LinearConfig::new(from, to).with_init(WEIGHTS);
-    config.with_bias_init(BiasInit::Default).init(init)
+    config.with_bias_init(BiasInit::Default)
 }
 
 /// Inputs of the inception modules and their widths (table 1), by name.
@@ -207,7 +207,7 @@ pub struct GoogLeNet {
     aux1: Option<Auxiliary>,
     aux2: Option<Auxiliary>,
     dropout: Dropout,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     transform_input: bool,
 }
@@ -245,7 +245,7 @@ impl GoogLeNet {
             aux1,
             aux2,
             dropout: Dropout::new(dropout.unwrap_or(0.2)),
-            fc: linear(1024, classes, init),
+            fc: options.head(linear(1024, classes), init),
             transform_input: options.transform_input,
         }
     }
@@ -338,6 +338,10 @@ impl ImageModel for GoogLeNet {
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         self.pooled(self.features(x, &mut Taken::none(), |_| ()))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, Conv2d, Conv2dConfig, GroupNorm, Init, LayerNorm, LayerNormConfig, Linear,
+    Activation, Conv2d, Conv2dConfig, GroupNorm, Head, Init, LayerNorm, LayerNormConfig, Linear,
     LinearConfig, Named, Sequential, forward_sequential, global_avg_pool, scale, to_nhwc,
 };
 
@@ -57,7 +57,7 @@ pub struct GuideConvNeXt {
     /// In front of the stages `1`, `2` and `3`.
     downsamples: Named<Sequential>,
     norm: LayerNorm,
-    head: Linear,
+    head: Head,
 }
 
 impl GuideConvNeXt {
@@ -87,7 +87,7 @@ impl GuideConvNeXt {
             stages,
             downsamples: downsamples.into_iter().collect(),
             norm: LayerNormConfig::new(WIDTHS[3]).with_eps(1e-6).init(init),
-            head: LinearConfig::new(WIDTHS[3], options.num_classes).init(init),
+            head: options.head(LinearConfig::new(WIDTHS[3], options.num_classes), init),
         }
     }
 
@@ -132,6 +132,10 @@ impl ImageModel for GuideConvNeXt {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = global_avg_pool(self.features(x, &mut Taken::none()));
         tap("norm", || self.norm.forward(x))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("head", || self.head.forward(features)))
     }
 }
 

@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Conv2d, Dropout, Init, LayerNorm, Linear, LinearConfig, Sequential, WeightInit, add,
+    Conv2d, Dropout, Head, Init, LayerNorm, Linear, LinearConfig, Sequential, WeightInit, add,
     forward_tokens, self_attention, to_nhwc,
 };
 
@@ -36,7 +36,7 @@ impl VitConfig {
                 .map(|_| GuideVitBlock::new(self, drop, init))
                 .collect(),
             norm: norm(self.width, 1e-5).init(init),
-            head: head.init(init),
+            head: options.head(head, init),
             stages: self.stages(|i| format!("blocks.{i}")),
         }
     }
@@ -106,7 +106,7 @@ pub struct GuideVit {
     pos_dropout: Dropout,
     blocks: Vec<GuideVitBlock>,
     norm: LayerNorm,
-    head: Linear,
+    head: Head,
     #[module(skip)]
     stages: Vec<(usize, Stage)>,
 }
@@ -145,6 +145,10 @@ impl ImageModel for GuideVit {
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         class_token(self.tokens(x, &mut Taken::none()))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("head", || self.head.forward(features)))
     }
 }
 

@@ -11,8 +11,8 @@ use lenslet_data::Interpolation::Bilinear;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    AdaptiveAvgPool2d, AvgPool2d, BiasInit, Conv2dConfig, Dropout, Init, Linear, LinearConfig,
-    MaxPool2d, Named, WeightInit, concat, flatten, to_nhwc,
+    AdaptiveAvgPool2d, AvgPool2d, BiasInit, Conv2dConfig, Dropout, Head, Init, Linear,
+    LinearConfig, MaxPool2d, Named, WeightInit, concat, flatten, to_nhwc,
 };
 
 use crate::googlenet::{BasicConv2d, transform};
@@ -221,7 +221,7 @@ impl Auxiliary {
         Self {
             conv0,
             conv1: BasicConv2d::new(wide, init),
-            fc: linear(768, num_classes, 0.001, init),
+            fc: linear(768, num_classes, 0.001).init(init),
         }
     }
 
@@ -232,9 +232,9 @@ impl Auxiliary {
     }
 }
 
-fn linear(from: usize, to: usize, std: f64, init: &mut Init) -> Linear {
+fn linear(from: usize, to: usize, std: f64) -> LinearConfig {
     let config = LinearConfig::new(from, to).with_init(WeightInit::TruncNormal(std));
-    config.with_bias_init(BiasInit::Default).init(init)
+    config.with_bias_init(BiasInit::Default)
 }
 
 /// A stem, eleven Inception modules, a mean, dropout and a linear layer.
@@ -258,7 +258,7 @@ pub struct InceptionV3 {
     Mixed_7b: Mixed,
     Mixed_7c: Mixed,
     dropout: Dropout,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     transform_input: bool,
 }
@@ -291,7 +291,7 @@ impl InceptionV3 {
             Mixed_7b: module_e(1280, init),
             Mixed_7c: module_e(2048, init),
             dropout: Dropout::new(options.dropout.unwrap_or(0.5)),
-            fc: linear(2048, classes, 0.1, init),
+            fc: options.head(linear(2048, classes, 0.1), init),
             transform_input: options.transform_input,
         }
     }
@@ -376,6 +376,10 @@ impl ImageModel for InceptionV3 {
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         self.pooled(self.features(x, &mut Taken::none(), |_| ()))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

@@ -5,7 +5,9 @@
 //! is connected to every map of S2, the pools have no coefficients, the output is linear.
 
 use lenslet_data::Preprocess;
-use lenslet_nn::{Activation, AvgPool2d, Conv2dConfig, Init, LinearConfig, Sequential};
+use lenslet_nn::{
+    Activation, AvgPool2d, Conv2dConfig, Head, HeadKind, Init, LinearConfig, Sequential,
+};
 
 pub use crate::plain::SequentialNet;
 use crate::{BuildOptions, Variant};
@@ -14,12 +16,22 @@ use crate::{BuildOptions, Variant};
 #[derive(Debug, Clone)]
 pub struct LeNet5Config {
     num_classes: usize,
+    head: HeadKind,
 }
 
 impl LeNet5Config {
     /// A network that tells `num_classes` classes apart.
     pub fn new(num_classes: usize) -> Self {
-        Self { num_classes }
+        Self {
+            num_classes,
+            head: HeadKind::Own,
+        }
+    }
+
+    /// With another last layer.
+    pub fn with_head(mut self, head: HeadKind) -> Self {
+        self.head = head;
+        self
     }
 
     /// Makes the network with PyTorch's default values.
@@ -37,7 +49,7 @@ impl LeNet5Config {
         let classifier: Sequential = vec![
             LinearConfig::new(120, 84).init(init).into(), // F6
             Activation::Tanh.into(),
-            LinearConfig::new(84, self.num_classes).init(init).into(),
+            Head::new(self.head, LinearConfig::new(84, self.num_classes), init).into(),
         ];
         let stages = [(2, 6, 2), (5, 16, 4)];
         SequentialNet::new(features, None, classifier, stages)
@@ -55,6 +67,9 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     classifier: "classifier.2",
     first_conv: "features.0",
     ..Variant::imagenet("lenet5", |o: &BuildOptions, init| {
-        LeNet5Config::new(o.num_classes).init(init).into()
+        LeNet5Config::new(o.num_classes)
+            .with_head(o.head)
+            .init(init)
+            .into()
     })
 }];

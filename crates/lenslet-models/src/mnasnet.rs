@@ -93,9 +93,8 @@ impl MnasNetConfig {
             layers,
             classifier: vec![
                 Dropout::new(options.dropout.unwrap_or(0.2)).into(),
-                linear
-                    .with_init(WeightInit::Uniform(bound))
-                    .init(init)
+                options
+                    .head(linear.with_init(WeightInit::Uniform(bound)), init)
                     .into(),
             ],
             stages,
@@ -146,6 +145,12 @@ impl ImageModel for MnasNet {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = global_avg_pool(self.features(x, &mut Taken::none()));
         tap("classifier", || forward_head(&self.classifier, 0..1, x))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("classifier", || {
+            forward_head(&self.classifier, 1..2, features)
+        }))
     }
 }
 

@@ -156,7 +156,7 @@ impl MobileNetV2Config {
         }
         let classifier = vec![
             Dropout::new(options.dropout.unwrap_or(0.2)).into(),
-            linear.init(init).into(),
+            options.head(linear, init).into(),
         ];
         SequentialNet::new(features, Some(1), classifier, stages)
     }
@@ -211,8 +211,8 @@ impl MobileNetV1Config {
         }
         let classifier = vec![
             Dropout::new(options.dropout.unwrap_or(0.001)).into(),
-            LinearConfig::new(channels, options.num_classes)
-                .init(init)
+            options
+                .head(LinearConfig::new(channels, options.num_classes), init)
                 .into(),
         ];
         SequentialNet::new(features, Some(1), classifier, stages)

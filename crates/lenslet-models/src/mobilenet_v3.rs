@@ -132,15 +132,14 @@ impl MobileNetV3Config {
         }
         let last = 6 * channels;
         features.push(unit((channels, last, 1, 1, 1), Some(HS), init).into());
-        let mut linear = |from, to| {
-            let weights = WeightInit::Normal(0.01);
-            LinearConfig::new(from, to).with_init(weights).init(init)
-        };
+        let linear = |from, to| LinearConfig::new(from, to).with_init(WeightInit::Normal(0.01));
         let classifier = vec![
-            linear(last, self.hidden).into(),
+            linear(last, self.hidden).init(init).into(),
             HS.into(),
             Dropout::new(options.dropout.unwrap_or(0.2)).into(),
-            linear(self.hidden, options.num_classes).into(),
+            options
+                .head(linear(self.hidden, options.num_classes), init)
+                .into(),
         ];
         SequentialNet::new(features, Some(1), classifier, stages)
     }

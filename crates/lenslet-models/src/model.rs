@@ -32,6 +32,12 @@ pub trait ImageModel: Module {
 
     /// What goes into the last layer, pooled: `[N, features]`.
     fn embed(&self, x: Tensor<4>) -> Tensor<2>;
+
+    /// The last layer: what [`embed`](Self::embed) gives, `[N, features]`, to logits
+    /// `[N, num_classes]`. `None` where the last layer works on maps.
+    fn classify(&self, _features: Tensor<2>) -> Option<Tensor<2>> {
+        None
+    }
 }
 
 /// What a model gives for a batch of images.
@@ -126,6 +132,9 @@ macro_rules! families {
             }
             fn embed(&self, x: Tensor<4>) -> Tensor<2> {
                 match self { $($(Model::$kind(m) => m.embed(x),)*)+ }
+            }
+            fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+                match self { $($(Model::$kind(m) => m.classify(features),)*)+ }
             }
         }
 

@@ -85,6 +85,13 @@ impl ImageModel for SequentialNet {
             forward_head(&self.classifier, 0..self.last(), flatten(x))
         })
     }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("classifier", || {
+            let last = self.last();
+            forward_head(&self.classifier, last..last + 1, features)
+        }))
+    }
 }
 
 /// `channels` as a multiple of `divisor`, at least `divisor` and never more than a tenth lower

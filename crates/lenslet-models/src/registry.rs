@@ -1,7 +1,7 @@
 //! The variants by name, with all that their weights need as data.
 
 use lenslet_data::{Interpolation, Preprocess};
-use lenslet_nn::Init;
+use lenslet_nn::{Head, HeadKind, Init, LinearConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::model::FAMILIES;
@@ -90,11 +90,14 @@ impl Published {
 }
 
 /// What users choose when a model is made. A family without such a part ignores its option.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BuildOptions {
     /// Classes to tell apart.
     pub num_classes: usize,
+    /// What turns features into logits. (SqueezeNet, whose last layer works on maps, has its own
+    /// only.)
+    pub head: HeadKind,
     /// Probability of dropout in front of the classifier; the definition's own if `None`.
     pub dropout: Option<f64>,
     /// Largest probability of leaving a residual branch out; the definition's own if `None`.
@@ -118,6 +121,7 @@ impl BuildOptions {
     pub fn new(num_classes: usize) -> Self {
         Self {
             num_classes,
+            head: HeadKind::Own,
             dropout: None,
             stochastic_depth: None,
             image_size: None,
@@ -126,6 +130,17 @@ impl BuildOptions {
             zero_init_residual: false,
             tensorflow: false,
         }
+    }
+
+    /// With other last layers.
+    pub fn with_head(mut self, head: HeadKind) -> Self {
+        self.head = head;
+        self
+    }
+
+    /// The last layers, `own` being the definition's.
+    pub(crate) fn head(&self, own: LinearConfig, init: &mut Init) -> Head {
+        Head::new(self.head, own, init)
     }
 
     /// Without dropout and stochastic depth.

@@ -10,7 +10,7 @@ use lenslet_data::Interpolation::Bilinear;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Init, Linear, LinearConfig,
+    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Head, Init, LinearConfig,
     Named, Sequential, SqueezeExcitation, WeightInit, conv_norm_act, flatten, forward_sequential,
     to_nhwc,
 };
@@ -164,7 +164,7 @@ impl RegNetConfig {
         RegNet {
             stem,
             trunk_output: trunk.into_iter().collect(),
-            fc: fc.with_init(WeightInit::Normal(0.01)).init(init),
+            fc: options.head(fc.with_init(WeightInit::Normal(0.01)), init),
             stages,
         }
     }
@@ -175,7 +175,7 @@ impl RegNetConfig {
 pub struct RegNet {
     stem: Sequential,
     trunk_output: Named<Named<RegNetBlock>>,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     stages: Vec<Stage>,
 }
@@ -214,6 +214,10 @@ impl ImageModel for RegNet {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = self.features(x, &mut Taken::none());
         flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

@@ -12,8 +12,8 @@ use lenslet_data::Interpolation::Bilinear;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig, Init,
-    Linear, LinearConfig, MaxPool2d, Sequential, WeightInit, conv_bn_act, conv_norm_act, flatten,
+    Activation, AdaptiveAvgPool2d, BatchNorm2d, BatchNorm2dConfig, Conv2d, Conv2dConfig, Head,
+    Init, LinearConfig, MaxPool2d, Sequential, WeightInit, conv_bn_act, conv_norm_act, flatten,
     forward_branch, to_nhwc,
 };
 
@@ -169,7 +169,7 @@ impl ResNetConfig {
             layer2,
             layer3,
             layer4,
-            fc: LinearConfig::new(features, options.num_classes).init(init),
+            fc: options.head(LinearConfig::new(features, options.num_classes), init),
             expansion,
         }
     }
@@ -184,7 +184,7 @@ pub struct ResNet {
     layer2: Vec<ResidualBlock>,
     layer3: Vec<ResidualBlock>,
     layer4: Vec<ResidualBlock>,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     expansion: usize,
 }
@@ -229,6 +229,10 @@ impl ImageModel for ResNet {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = self.features(x, &mut Taken::none());
         flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

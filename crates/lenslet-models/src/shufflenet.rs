@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, BatchNorm2dConfig, Conv2dConfig, Init, Linear, LinearConfig, MaxPool2d, Sequential,
+    Activation, BatchNorm2dConfig, Conv2dConfig, Head, Init, LinearConfig, MaxPool2d, Sequential,
     channel_shuffle, concat, conv_norm_act, forward_sequential, global_avg_pool, to_nhwc,
 };
 
@@ -107,7 +107,7 @@ impl ShuffleNetV2Config {
             stage3,
             stage4,
             conv5: unit((from, self.last, 1, 1, 1), RELU, init),
-            fc: LinearConfig::new(self.last, options.num_classes).init(init),
+            fc: options.head(LinearConfig::new(self.last, options.num_classes), init),
             widths: self.widths,
         }
     }
@@ -121,7 +121,7 @@ pub struct ShuffleNetV2 {
     stage3: Vec<ShuffleUnit>,
     stage4: Vec<ShuffleUnit>,
     conv5: Sequential,
-    fc: Linear,
+    fc: Head,
     #[module(skip)]
     widths: [usize; 3],
 }
@@ -165,6 +165,10 @@ impl ImageModel for ShuffleNetV2 {
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         let x = self.features(x, &mut Taken::none());
         global_avg_pool(tap("conv5", || forward_sequential(&self.conv5, x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("fc", || self.fc.forward(features)))
     }
 }
 

@@ -9,7 +9,7 @@ use lenslet_data::Interpolation::Bicubic;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, Conv2dConfig, Dropout, Identity, Init, LayerNorm,
+    Activation, AdaptiveAvgPool2d, Conv2dConfig, Dropout, Head, Identity, Init, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, Sequential, StochasticDepth, WeightInit, flatten,
     forward_sequential, self_attention, to_nhwc,
 };
@@ -287,7 +287,7 @@ impl SwinConfig {
         SwinTransformer {
             features,
             norm: LayerNormConfig::new(last).init(init),
-            head: linear(last, options.num_classes).init(init),
+            head: options.head(linear(last, options.num_classes), init),
             width: self.width,
         }
     }
@@ -298,7 +298,7 @@ impl SwinConfig {
 pub struct SwinTransformer {
     features: Vec<Part>,
     norm: LayerNorm,
-    head: Linear,
+    head: Head,
     #[module(skip)]
     width: usize,
 }
@@ -345,6 +345,10 @@ impl ImageModel for SwinTransformer {
         let x = self.features(x, &mut Taken::none());
         let x = tap("norm", || self.norm.forward(x));
         flatten(tap("avgpool", || AdaptiveAvgPool2d::new(1).forward(x)))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("head", || self.head.forward(features)))
     }
 }
 

@@ -61,19 +61,15 @@ impl VggConfig {
     pub fn init(&self, options: &BuildOptions, init: &mut Init) -> SequentialNet {
         let (features, stages) = self.features(init);
         let dropout = options.dropout.unwrap_or(0.5);
-        let mut linear = |from, to| {
-            LinearConfig::new(from, to)
-                .with_init(WeightInit::Normal(0.01))
-                .init(init)
-        };
+        let linear = |from, to| LinearConfig::new(from, to).with_init(WeightInit::Normal(0.01));
         let classifier = vec![
-            linear(512 * 7 * 7, 4096).into(),
+            linear(512 * 7 * 7, 4096).init(init).into(),
             Activation::Relu.into(),
             Dropout::new(dropout).into(),
-            linear(4096, 4096).into(),
+            linear(4096, 4096).init(init).into(),
             Activation::Relu.into(),
             Dropout::new(dropout).into(),
-            linear(4096, options.num_classes).into(),
+            options.head(linear(4096, options.num_classes), init).into(),
         ];
         SequentialNet::new(features, Some(7), classifier, stages)
     }

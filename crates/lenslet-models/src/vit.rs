@@ -9,7 +9,7 @@ use lenslet_data::Interpolation::{Bicubic, Bilinear};
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Init, Interpolation, LayerNorm,
+    Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Head, Init, Interpolation, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, MultiHeadAttention, MultiHeadAttentionConfig, Named,
     Sequential, WeightInit, add, forward_tokens, resize, to_nhwc,
 };
@@ -100,7 +100,7 @@ impl VitConfig {
             conv_proj,
             encoder,
             heads: Heads {
-                head: head.with_init(WeightInit::Zeros).init(init),
+                head: options.head(head.with_init(WeightInit::Zeros), init),
             },
             stages: self.stages(|i| format!("encoder.layers.{}", layer_name(i))),
         }
@@ -215,7 +215,7 @@ struct Encoder {
 
 #[derive(Module, Debug)]
 struct Heads {
-    head: Linear,
+    head: Head,
 }
 
 /// torchvision's Vision Transformer.
@@ -264,6 +264,12 @@ impl ImageModel for VisionTransformer {
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
         class_token(self.tokens(x, &mut Taken::none()))
+    }
+
+    fn classify(&self, features: Tensor<2>) -> Option<Tensor<2>> {
+        Some(tap("heads", || {
+            tap("head", || self.heads.head.forward(features))
+        }))
     }
 }
 

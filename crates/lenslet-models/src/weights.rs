@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use burn::tensor::TensorData;
-use lenslet_nn::{Init, LoadError, StateDict, load_state_dict, state_dict, tensor_shapes};
+use lenslet_nn::{
+    HeadKind, Init, LoadError, StateDict, load_state_dict, state_dict, tensor_shapes,
+};
 use lenslet_weights::{Tensor, Values, Weights};
 
 use crate::naming;
@@ -124,6 +126,7 @@ impl Variant {
     ) -> Result<Loaded, ModelError> {
         let whole = BuildOptions {
             num_classes: self.num_classes,
+            head: HeadKind::Own,
             aux_logits: true,
             ..options.build.clone()
         };

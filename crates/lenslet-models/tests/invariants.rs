@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use common::{floats, generated_input, gradient_norms};
 use lenslet_models::{BuildOptions, ImageModel, Model, Task, Variant, variant, variants};
-use lenslet_nn::{Init, load_state_dict, num_params, state_dict};
+use lenslet_nn::{HeadKind, Init, load_state_dict, num_params, state_dict};
 
 /// Models above this many parameters are only looked at, not run: building them takes gigabytes.
 const LIMIT: usize = 63_000_000;
@@ -90,6 +90,34 @@ fn check_declarations(variant: &Variant, model: &Model) -> usize {
     shape(variant.classifier)[1]
 }
 
+/// Whether the last layer turns features into logits: not so in SqueezeNet, whose last layer works
+/// on maps, nor in models that are no classifiers.
+fn has_linear_head(variant: &Variant) -> bool {
+    variant.task == Task::Classification && variant.family != "SqueezeNet"
+}
+
+/// The larger head stands where the definition's own does, under PyTorch's names.
+#[test]
+fn heads_can_be_replaced() {
+    let device = Device::flex();
+    for variant in variants().filter(|v| has_linear_head(v)) {
+        let name = variant.name;
+        let own = shapes(&variant.build(CLASSES, &mut Init::empty(&device)));
+        let options = BuildOptions::new(CLASSES).with_head(HeadKind::Mlp);
+        let mlp = shapes(&variant.build_with(&options, &mut Init::empty(&device)));
+        let layer = |i: usize| mlp.get(&format!("{}.{i}.weight", variant.classifier));
+        let features = own[&format!("{}.weight", variant.classifier)][1];
+        assert_eq!(layer(1), Some(&vec![256, features]), "{name}");
+        assert_eq!(layer(3), Some(&vec![CLASSES, 256]), "{name}");
+        let rest = |shapes: &HashMap<String, Vec<usize>>| -> HashSet<String> {
+            let head = format!("{}.", variant.classifier);
+            let names = shapes.keys().filter(|name| !name.starts_with(&head));
+            names.cloned().collect()
+        };
+        assert_eq!(rest(&own), rest(&mlp), "{name}");
+    }
+}
+
 fn images(variant: &Variant, size: usize, device: &Device) -> Tensor<4> {
     generated_input("input", &[2, variant.input[0], size, size], device)
 }
@@ -113,6 +141,12 @@ fn check_forward(variant: &Variant, model: &Model, features: usize) {
         [2, features],
         "{name}: embedding"
     );
+    let classified = model.classify(model.embed(x.clone())).map(floats);
+    if has_linear_head(variant) {
+        assert_eq!(classified.as_ref(), Some(&values), "{name}: classify");
+    } else {
+        assert_eq!(classified, None, "{name}");
+    }
     let maps = model.stages(x);
     let stages = model.stage_info();
     assert_eq!(maps.len(), stages.len(), "{name}");

@@ -46,6 +46,11 @@ impl LinearConfig {
         self
     }
 
+    /// Features of the input and of the output.
+    pub fn features(&self) -> (usize, usize) {
+        (self.in_features, self.out_features)
+    }
+
     /// Makes the layer. PyTorch's default values: weight and bias uniform in
     /// `±1 / sqrt(in_features)`.
     pub fn init(&self, init: &mut Init) -> Linear {

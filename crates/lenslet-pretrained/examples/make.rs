@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         format: FORMAT,
         architecture: variant.name.into(),
         classes: imagenet_classes(),
+        options: None,
         preprocess: variant.preprocess,
         training: json!({
             "data": "ImageNet-1k",

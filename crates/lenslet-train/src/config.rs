@@ -1,13 +1,15 @@
 //! What a training run is made of.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use lenslet_data::{Dataset, mnist};
-use lenslet_models::{Variant, near_names, variant};
+use lenslet_data::mix::Mix;
+use lenslet_data::transform::{RandAugment, RandomErasing};
+use lenslet_data::{Augment, Preprocess, Resize};
+use lenslet_models::{BuildOptions, Task, Variant, near_names, variant};
+use lenslet_nn::HeadKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Rule, Schedule, TrainError};
+use crate::{Freeze, Optimizer, Rule, Schedule, TrainError};
+
+mod check;
 
 /// Which update rule trains the parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,19 +25,34 @@ pub enum OptimizerKind {
 
 /// Everything that decides the numbers of a run. Names and defaults are PyTorch's, or the guide's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainConfig {
     /// Name of the variant.
     pub model: String,
+    /// Side of the square that the model sees; the variant's own if `None`.
+    pub input_size: Option<usize>,
+    /// What turns features into logits.
+    pub head: HeadKind,
+    /// Where the first weights come from; drawn from the seed if `None`.
+    pub weights: Option<String>,
+    /// What does not train.
+    pub freeze: Freeze,
     /// Passes over the training data.
     pub epochs: usize,
-    /// Samples a step.
+    /// Samples a forward pass.
     pub batch_size: usize,
+    /// Batches a step: their gradients are averaged.
+    pub accumulate: usize,
     /// Learning rate of the classifier.
     pub lr: f64,
     /// Share of `lr` at which everything else trains.
     pub backbone_lr_mult: f64,
+    /// Factor on the learning rate from each stage to the one before it.
+    pub layer_decay: f64,
     /// Share of a parameter that a step takes away, times the learning rate.
     pub weight_decay: f64,
+    /// Whether norms and biases decay as well.
+    pub decay_norm_bias: bool,
     /// Largest norm of all gradients together; `None` for no limit.
     pub clip_grad_norm: Option<f64>,
     /// Update rule.
@@ -48,115 +65,161 @@ pub struct TrainConfig {
     pub warmup_epochs: usize,
     /// Share of the target that is spread over all classes.
     pub label_smoothing: f64,
-    /// Decides first values, order and augmentation.
-    pub seed: u64,
+    /// Whether rare classes weigh as much as frequent ones.
+    pub class_weights: bool,
+    /// Decay of the moving average of the weights, which is then what is measured and kept.
+    pub ema: Option<f64>,
+    /// Epochs without a better validation accuracy after which the run ends.
+    pub early_stopping: Option<usize>,
     /// Whether training pictures are changed at random.
     pub augment: bool,
+    /// Whether RandAugment is done.
+    pub randaugment: bool,
+    /// Probability that a rectangle of a picture is erased.
+    pub random_erasing: f32,
+    /// Alpha of mixup; 0 for none.
+    pub mixup: f32,
+    /// Alpha of cutmix; 0 for none.
+    pub cutmix: f32,
+    /// Whether a frozen backbone runs once a picture where it can.
+    pub cache_features: bool,
+    /// Share of the pictures that may be unreadable.
+    pub max_unreadable: f64,
+    /// Decides first values, order and augmentation.
+    pub seed: u64,
 }
 
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: "lenet5".into(),
+            input_size: None,
+            head: HeadKind::Own,
+            weights: None,
+            freeze: Freeze::None,
             epochs: 30,
             batch_size: 64,
+            accumulate: 1,
             lr: 2e-3,
             backbone_lr_mult: 1.0,
+            layer_decay: 1.0,
             weight_decay: 1e-4,
+            decay_norm_bias: true,
             clip_grad_norm: Some(1.0),
             optimizer: OptimizerKind::AdamW,
             momentum: 0.9,
             scheduler: Schedule::Cosine,
             warmup_epochs: 0,
             label_smoothing: 0.0,
-            seed: 0,
+            class_weights: false,
+            ema: None,
+            early_stopping: None,
             augment: true,
+            randaugment: false,
+            random_erasing: 0.0,
+            mixup: 0.0,
+            cutmix: 0.0,
+            cache_features: true,
+            max_unreadable: 0.05,
+            seed: 0,
         }
     }
 }
 
 impl TrainConfig {
-    /// Checks every setting.
-    ///
-    /// # Errors
-    /// [`TrainError::Setting`] names the first that makes no sense, [`TrainError::UnknownModel`]
-    /// a model that is not there.
-    pub fn validate(&self) -> Result<(), TrainError> {
-        self.variant()?;
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        let share = |v: f64| (0.0..=1.0).contains(&v);
-        let rules = [
-            (
-                "--epochs",
-                self.epochs.to_string(),
-                self.epochs >= 1,
-                "it must be at least 1",
-            ),
-            (
-                "--batch-size",
-                self.batch_size.to_string(),
-                self.batch_size >= 1,
-                "it must be at least 1",
-            ),
-            (
-                "--lr",
-                self.lr.to_string(),
-                positive(self.lr),
-                "it must be a number above 0",
-            ),
-            (
-                "--backbone-lr-mult",
-                self.backbone_lr_mult.to_string(),
-                share(self.backbone_lr_mult),
-                "it must be from 0 to 1",
-            ),
-            (
-                "--weight-decay",
-                self.weight_decay.to_string(),
-                self.weight_decay.is_finite() && self.weight_decay >= 0.0,
-                "it must be a number of at least 0",
-            ),
-            (
-                "--clip-grad-norm",
-                format!("{:?}", self.clip_grad_norm),
-                self.clip_grad_norm.is_none_or(positive),
-                "it must be above 0, or 0 for no clipping",
-            ),
-            (
-                "--momentum",
-                self.momentum.to_string(),
-                share(self.momentum) && self.momentum < 1.0,
-                "it must be at least 0 and below 1",
-            ),
-            (
-                "--warmup-epochs",
-                self.warmup_epochs.to_string(),
-                self.warmup_epochs < self.epochs.max(1),
-                "it must be less than --epochs",
-            ),
-            (
-                "--label-smoothing",
-                self.label_smoothing.to_string(),
-                share(self.label_smoothing) && self.label_smoothing < 1.0,
-                "it must be at least 0 and below 1",
-            ),
-        ];
-        match rules.into_iter().find(|(_, _, holds, _)| !holds) {
-            Some((setting, found, _, expected)) => Err(TrainError::Setting {
-                setting,
-                found,
-                expected,
-            }),
-            None => Ok(()),
+    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone that has
+    /// weights; where the backbone is frozen, the pictures as they are, so that it runs once.
+    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze) -> Self {
+        let frozen = freeze == Freeze::Backbone;
+        Self {
+            model: model.into(),
+            head: if weights.is_some() {
+                HeadKind::Linear
+            } else {
+                HeadKind::Own
+            },
+            batch_size: 32,
+            backbone_lr_mult: if weights.is_some() { 0.1 } else { 1.0 },
+            lr: if weights.is_some() { 2e-3 } else { 1e-3 },
+            augment: !frozen,
+            weights,
+            freeze,
+            ..Self::default()
         }
     }
 
     /// The model's entry in the registry.
     ///
     /// # Errors
-    /// [`TrainError::UnknownModel`] with near names.
+    /// [`TrainError::UnknownModel`] with near names; [`TrainError::Setting`] for a model that is no
+    /// classifier.
     pub fn variant(&self) -> Result<&'static Variant, TrainError> {
-        find_variant(&self.model)
+        let variant = find_variant(&self.model)?;
+        if variant.task == Task::Classification {
+            return Ok(variant);
+        }
+        Err(TrainError::Setting {
+            setting: "--model",
+            found: self.model.clone(),
+            expected: "it must be a model that classifies pictures; this one is for another task",
+        })
+    }
+
+    /// How the model is built for `classes` classes. Auxiliary classifiers only help where the
+    /// layers below them train.
+    pub fn build_options(&self, classes: usize) -> BuildOptions {
+        let options = BuildOptions::new(classes)
+            .with_head(self.head)
+            .with_aux_logits(self.freeze == Freeze::None);
+        match self.input_size {
+            Some(size) => options.with_image_size(size),
+            None => options,
+        }
+    }
+
+    /// From a decoded picture to the model's input, where no weights say otherwise.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::variant`].
+    pub fn preprocess(&self) -> Result<Preprocess, TrainError> {
+        let usual = self.variant()?.preprocess;
+        Ok(match self.input_size {
+            Some(size) => at_size(usual, size),
+            None => usual,
+        })
+    }
+
+    /// What is done to training pictures at random, if anything.
+    ///
+    /// # Errors
+    /// As [`TrainConfig::variant`].
+    pub fn augmentation(&self) -> Result<Option<Augment>, TrainError> {
+        let mut augment = match (self.augment, self.variant()?.input[0]) {
+            (false, _) => Augment::default(),
+            (true, 1) => Augment::digits(),
+            (true, _) => Augment::photos(),
+        };
+        augment.rand_augment = self.randaugment.then(RandAugment::default);
+        augment.random_erasing = (self.random_erasing > 0.0).then(|| RandomErasing {
+            p: self.random_erasing,
+            ..RandomErasing::default()
+        });
+        Ok((augment != Augment::default()).then_some(augment))
+    }
+
+    /// How pictures and targets of a batch are blended, if at all.
+    pub fn mix(&self) -> Option<Mix> {
+        let mix = Mix {
+            mixup_alpha: self.mixup,
+            cutmix_alpha: self.cutmix,
+        };
+        (mix != Mix::default()).then_some(mix)
+    }
+
+    /// The optimiser before its first step.
+    pub fn new_optimizer(&self) -> Optimizer {
+        Optimizer::new(self.rule(), self.weight_decay)
+            .with_decay_of_norms_and_biases(self.decay_norm_bias)
     }
 
     /// The update rule with its settings.
@@ -170,6 +233,22 @@ impl TrainConfig {
     }
 }
 
+/// The same preprocessing for another side of the square that the model sees.
+pub fn at_size(usual: Preprocess, side: usize) -> Preprocess {
+    let scaled =
+        |n: usize, crop: usize| (n as f64 * side as f64 / crop.max(1) as f64).round() as usize;
+    let [height, width] = usual.crop;
+    Preprocess {
+        resize: match usual.resize {
+            Resize::Keep => Resize::Keep,
+            Resize::ShortSide(n) => Resize::ShortSide(scaled(n, height.min(width))),
+            Resize::Exact([h, w]) => Resize::Exact([scaled(h, height), scaled(w, width)]),
+        },
+        crop: [side; 2],
+        ..usual
+    }
+}
+
 /// The registry's entry of that name.
 ///
 /// # Errors
@@ -179,49 +258,4 @@ pub fn find_variant(name: &str) -> Result<&'static Variant, TrainError> {
         name: name.to_string(),
         near: near_names(name),
     })
-}
-
-/// Where labelled pictures come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataSource {
-    /// The MNIST sample inside the program.
-    Embedded,
-    /// A folder with the four IDX files of MNIST and its like.
-    Idx(PathBuf),
-}
-
-/// Training and validation parts of a source.
-#[derive(Clone)]
-pub struct Split {
-    /// What is trained on.
-    pub train: Arc<dyn Dataset>,
-    /// What is held out.
-    pub val: Arc<dyn Dataset>,
-}
-
-impl DataSource {
-    /// Opens the data.
-    ///
-    /// # Errors
-    /// When files are missing, damaged or do not fit each other.
-    pub fn open(&self) -> Result<Split, TrainError> {
-        let digits = match self {
-            DataSource::Embedded => mnist::embedded()?,
-            DataSource::Idx(dir) => mnist::open(dir)?,
-        };
-        Ok(Split {
-            train: Arc::new(digits.train),
-            val: Arc::new(digits.test),
-        })
-    }
-}
-
-impl std::fmt::Display for DataSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            DataSource::Embedded => f.write_str("the embedded MNIST sample"),
-            DataSource::Idx(dir) => write!(f, "{}", dir.display()),
-        }
-    }
 }

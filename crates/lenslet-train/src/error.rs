@@ -54,6 +54,14 @@ pub enum TrainError {
         /// What does not fit.
         source: lenslet_nn::LoadError,
     },
+    /// Weights to start from that do not fit the model.
+    #[error("the weights {origin} do not fit: {source}")]
+    Pretrained {
+        /// Where they come from.
+        origin: String,
+        /// What does not fit.
+        source: Box<lenslet_models::ModelError>,
+    },
     /// A run that cannot be resumed.
     #[error("cannot resume {}: {reason}", run.display())]
     Resume {

@@ -6,22 +6,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_data::Loader;
 use lenslet_models::{ImageModel, Model};
 
-use crate::metrics::top_k;
-use crate::{Confusion, TrainError};
+use crate::TrainError;
+use crate::metrics::softmax;
+use crate::tally::{Evaluation, SkippedFile, Tally};
 
-/// What an evaluation found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Evaluation {
-    /// Mean cross entropy.
-    pub loss: f64,
-    /// Share of pictures whose class was the first guess.
-    pub top1: f64,
-    /// Share of pictures whose class was among the first five; `None` with five classes or fewer.
-    pub top5: Option<f64>,
-    /// Pictures by true and predicted class.
-    pub confusion: Confusion,
-    /// Pictures seen.
-    pub samples: usize,
+/// What is averaged over when a model looks at a picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+pub enum TestTime {
+    /// The picture as it is.
+    #[default]
+    None,
+    /// The picture and its mirror image: the mean of the probabilities.
+    Flip,
 }
 
 /// Logits of one batch, flat `[N * classes]`. `images` is `[N, C, H, W]`.
@@ -35,58 +32,60 @@ pub(crate) fn forward(
     model.forward(x).into_data().iter::<f32>().collect()
 }
 
+/// As [`forward`], with the averaging of `test_time`: then the values are logarithms of
+/// probabilities, which are logits as well.
+pub(crate) fn forward_averaged(
+    model: &Model,
+    images: Vec<f32>,
+    shape: [usize; 4],
+    device: &Device,
+    test_time: TestTime,
+) -> Vec<f32> {
+    if test_time == TestTime::None {
+        return forward(model, images, shape, device);
+    }
+    let mut mirrored = images.clone();
+    for row in mirrored.chunks_exact_mut(shape[3]) {
+        row.reverse();
+    }
+    let plain = forward(model, images, shape, device);
+    let mirrored = forward(model, mirrored, shape, device);
+    let classes = plain.len() / shape[0].max(1);
+    let rows = plain
+        .chunks_exact(classes)
+        .zip(mirrored.chunks_exact(classes));
+    rows.flat_map(|(a, b)| {
+        let (a, b) = (softmax(a), softmax(b));
+        let mean = |(a, b): (f64, f64)| ((a + b) / 2.0).max(f64::MIN_POSITIVE).ln() as f32;
+        a.into_iter().zip(b).map(mean).collect::<Vec<f32>>()
+    })
+    .collect()
+}
+
 /// Runs a model in evaluation mode over everything in `loader`; `None` when `stop` was raised.
+/// `progress` is told the number of pictures done.
 ///
 /// # Errors
-/// When a picture cannot be read.
+/// When a picture cannot be read and the loader does not skip such.
 pub fn evaluate(
     model: &Model,
     loader: &Loader,
     device: &Device,
+    test_time: TestTime,
+    progress: &mut dyn FnMut(usize),
     stop: &AtomicBool,
 ) -> Result<Option<Evaluation>, TrainError> {
-    let classes = loader.dataset().class_names().len();
-    let mut confusion = Confusion::new(classes);
-    let (mut loss, mut hits5, mut samples) = (0.0, 0usize, 0usize);
-    for batch in loader.epoch(0) {
+    let mut tally = Tally::new(loader.dataset().class_names().len());
+    let mut epoch = loader.epoch(0);
+    for batch in epoch.by_ref() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let batch = batch?;
-        let logits = forward(model, batch.images, batch.shape, device);
-        for (row, &label) in logits.chunks_exact(classes).zip(&batch.labels) {
-            let label = label as usize;
-            let best = top_k(row, 5);
-            confusion.add(label, best[0]);
-            hits5 += usize::from(best.contains(&label));
-            loss += row_loss(row, label);
-            samples += 1;
-        }
+        let logits = forward_averaged(model, batch.images, batch.shape, device, test_time);
+        tally.add(&logits, &batch.labels, &batch.indices);
+        progress(tally.samples());
     }
-    let share = |part: f64| part / samples.max(1) as f64;
-    Ok(Some(Evaluation {
-        loss: share(loss),
-        top1: confusion.accuracy(),
-        top5: (classes > 5).then(|| share(hits5 as f64)),
-        confusion,
-        samples,
-    }))
-}
-
-/// Cross entropy of one row of logits, in f64.
-fn row_loss(row: &[f32], label: usize) -> f64 {
-    let largest = row.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    let sum: f64 = row.iter().map(|&v| f64::from(v - largest).exp()).sum();
-    sum.ln() - f64::from(row[label] - largest)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loss_of_a_row_is_minus_the_log_probability() {
-        let loss = row_loss(&[0.0, 2.0f32.ln()], 1);
-        assert!((loss - (1.5f64).ln()).abs() < 1e-7);
-    }
+    let skipped = epoch.skipped().iter().map(SkippedFile::of).collect();
+    Ok(Some(tally.finish(skipped)))
 }

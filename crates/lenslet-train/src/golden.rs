@@ -1,13 +1,12 @@
 //! Golden inputs: pictures in a model file with the logits they gave, to be replayed elsewhere.
 
-use std::io::Cursor;
 use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use burn::tensor::Device;
-use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
-use lenslet_data::{Dataset, Image, Preprocess, decode};
+use lenslet_data::transform::resize;
+use lenslet_data::{DataError, Dataset, Image, Interpolation, Preprocess, Resize, decode};
 use lenslet_models::Model;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +15,9 @@ use crate::{ModelInfo, TrainError};
 
 /// Pictures that a model file carries.
 const COUNT: usize = 4;
+
+/// Longest shorter side of such a picture.
+const SIDE: usize = 256;
 
 /// A picture and what the model made of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,10 +46,10 @@ impl Golden {
     }
 }
 
-/// Picks the first picture of each of the first classes of `dataset` and records the logits.
+/// Picks the first readable picture of each of the first classes of `dataset` and records the logits.
 ///
 /// # Errors
-/// When a picture cannot be read.
+/// When a picture does not suit the preprocessing.
 pub fn record_golden(
     model: &Model,
     preprocess: &Preprocess,
@@ -55,18 +57,30 @@ pub fn record_golden(
     device: &Device,
 ) -> Result<Vec<Golden>, TrainError> {
     let classes = dataset.class_names().len().min(COUNT) as u32;
-    let firsts = (0..classes)
-        .filter_map(|class| (0..dataset.len()).find(|&i| dataset.label(i) == Some(class)));
+    let of = |class| (0..dataset.len()).filter(move |&i| dataset.label(i) == Some(class));
+    // A picture that cannot be read is passed over.
+    let readable = |index| Some((index, dataset.get(index).ok()?.image));
+    let firsts = (0..classes).filter_map(|class| of(class).find_map(readable));
     firsts
-        .map(|index| {
-            let image = dataset.get(index)?.image;
+        .map(|(index, image)| {
+            let image = shrunk(image)?;
             Ok(Golden {
                 id: dataset.id(index),
-                png: BASE64_STANDARD.encode(encode_png(&image)),
+                png: BASE64_STANDARD.encode(image.to_png()?),
                 logits: logits(model, preprocess, image, device)?,
             })
         })
         .collect()
+}
+
+/// A photo at a size that a model file can carry.
+fn shrunk(image: Image) -> Result<Image, DataError> {
+    let (width, height) = (image.width(), image.height());
+    if width.min(height) <= SIDE {
+        return Ok(image);
+    }
+    let (width, height) = Resize::ShortSide(SIDE).target(width, height);
+    resize(image, width, height, Interpolation::Bilinear)
 }
 
 /// Replays the golden inputs and gives the largest difference of a logit from what was recorded,
@@ -116,23 +130,4 @@ fn logits(
     let mut input = vec![0.0; preprocess.output_len()];
     preprocess.apply(image, None, &mut input)?;
     Ok(forward(model, input, [1, c, h, w], device))
-}
-
-fn encode_png(image: &Image) -> Vec<u8> {
-    let color = match image.channels() {
-        1 => ExtendedColorType::L8,
-        2 => ExtendedColorType::La8,
-        3 => ExtendedColorType::Rgb8,
-        _ => ExtendedColorType::Rgba8,
-    };
-    let mut png = Vec::new();
-    // Writing to memory cannot fail for a picture whose size fits its data, which Image ensures.
-    let written = PngEncoder::new(Cursor::new(&mut png)).write_image(
-        image.data(),
-        image.width() as u32,
-        image.height() as u32,
-        color,
-    );
-    debug_assert!(written.is_ok());
-    png
 }

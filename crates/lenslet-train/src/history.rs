@@ -28,6 +28,15 @@ pub struct EpochRecord {
     pub seconds: f64,
 }
 
+impl EpochRecord {
+    /// Whether this epoch's model is the one to keep of the two: more held-out pictures right, or as
+    /// many with a lower loss.
+    pub fn is_better_than(&self, other: &Self) -> bool {
+        let equal = self.val_acc == other.val_acc;
+        self.val_acc > other.val_acc || (equal && self.val_loss < other.val_loss)
+    }
+}
+
 /// A rate for each group of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct GroupRates {
@@ -63,7 +72,7 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
 const TRAIN: RGBColor = RGBColor(0, 114, 178);
 const VAL: RGBColor = RGBColor(230, 159, 0);
 
-/// Draws loss and accuracy over the epochs as SVG.
+/// Draws loss and accuracy over the epochs as SVG, under a title if there is one.
 ///
 /// # Errors
 /// When the drawing library fails.
@@ -83,7 +92,10 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(svg, (960, 400)).into_drawing_area();
     root.fill(&WHITE)?;
-    let root = root.titled(title, ("sans-serif", 18))?;
+    let root = match title {
+        "" => root,
+        title => root.titled(title, ("sans-serif", 18))?,
+    };
     let panels = root.split_evenly((1, 2));
     let percent = |v: f64| v * 100.0;
     let losses: Vec<_> = history.iter().map(|r| (r.train_loss, r.val_loss)).collect();
@@ -148,5 +160,67 @@ fn panel(
         .border_style(BLACK.mix(0.2))
         .label_font(("sans-serif", 13))
         .draw()?;
+    Ok(())
+}
+
+/// Learning rates and losses as CSV with a header.
+pub(crate) fn rates_csv(points: &[(f64, f64)]) -> String {
+    let lines = points.iter().map(|(lr, loss)| format!("{lr},{loss}\n"));
+    std::iter::once("lr,loss\n".to_string())
+        .chain(lines)
+        .collect()
+}
+
+/// Draws losses over the logarithm of the learning rate as SVG, with a mark at `suggestion`.
+///
+/// # Errors
+/// When the drawing library fails.
+pub(crate) fn losses_by_rate_svg(
+    path: &Path,
+    points: &[(f64, f64)],
+    suggestion: Option<f64>,
+) -> Result<String, TrainError> {
+    let mut svg = String::new();
+    draw_rates(&mut svg, points, suggestion).map_err(|e| TrainError::Draw {
+        path: path.to_path_buf(),
+        reason: e.to_string(),
+    })?;
+    Ok(svg)
+}
+
+fn draw_rates(
+    svg: &mut String,
+    points: &[(f64, f64)],
+    suggestion: Option<f64>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::with_string(svg, (720, 400)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let low = points.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
+    let high = points.iter().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
+    let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
+    let margin = (high - low) * 0.05;
+    let first = points.first().map_or(1e-6, |p| p.0);
+    let last = points.last().map_or(1.0, |p| p.0).max(first * 10.0);
+    let mut chart = ChartBuilder::on(&root)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(52)
+        .build_cartesian_2d((first..last).log_scale(), low - margin..high + margin)?;
+    chart
+        .configure_mesh()
+        .x_desc("learning rate of the classifier")
+        .y_desc("loss, smoothed")
+        .x_label_formatter(&|v| format!("{v:.0e}"))
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    let line = LineSeries::new(points.iter().copied(), TRAIN.stroke_width(2));
+    chart.draw_series(line)?;
+    if let Some(lr) = suggestion {
+        let mark = [(lr, low - margin), (lr, high + margin)];
+        chart.draw_series(LineSeries::new(mark, VAL.stroke_width(2)))?;
+    }
+    root.present()?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, TensorData};
 use lenslet_data::Preprocess;
-use lenslet_models::Model;
+use lenslet_models::{BuildOptions, Model};
 use lenslet_nn::{Init, StateDict, load_state_dict, state_dict};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -23,6 +23,9 @@ pub const FORMAT: u32 = 1;
 /// The metadata key of Lenslet's JSON.
 const KEY: &str = "lenslet";
 
+/// What errors call such a file.
+const MODEL_FILE: &str = "Lenslet model file";
+
 /// What a model file says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
@@ -32,6 +35,9 @@ pub struct ModelInfo {
     pub architecture: String,
     /// Class names in the order of the logits.
     pub classes: Vec<String>,
+    /// How the model was built; the definition as it is when nothing is said.
+    #[serde(default)]
+    pub options: Option<BuildOptions>,
     /// From a decoded picture to the model's input.
     pub preprocess: Preprocess,
     /// How it was trained: command, configuration, data, result.
@@ -91,14 +97,19 @@ pub fn parse_model(
     path: &Path,
     device: &Device,
 ) -> Result<(Model, ModelInfo), TrainError> {
-    let (tensors, info): (_, ModelInfo) = parse_tensors(bytes, path, "Lenslet model file")?;
+    let (tensors, info): (_, ModelInfo) = parse_tensors(bytes, path, MODEL_FILE)?;
     let variant = find_variant(&info.architecture)?;
     if info.classes.is_empty() {
         let reason = "it names no classes".into();
-        return Err(format_error(path, "Lenslet model file", reason));
+        return Err(format_error(path, MODEL_FILE, reason));
     }
     info.preprocess.validate()?;
-    let model = variant.build(info.classes.len(), &mut Init::empty(device));
+    let mut options = BuildOptions::new(info.classes.len());
+    if let Some(built) = &info.options {
+        options = built.clone();
+        options.num_classes = info.classes.len();
+    }
+    let model = variant.build_with(&options, &mut Init::empty(device));
     let model = load_state_dict(model, tensors).map_err(|source| TrainError::Weights {
         path: path.to_path_buf(),
         source,
@@ -181,15 +192,7 @@ fn parse_tensors<H: DeserializeOwned>(
         .ok_or_else(|| {
             fail("it is a safetensors file without Lenslet's description".to_string())
         })?;
-    let malformed = |e: serde_json::Error| fail(format!("its description is malformed: {e}"));
-    let version: Version = serde_json::from_str(text).map_err(malformed)?;
-    if version.format > FORMAT {
-        return Err(fail(format!(
-            "it has format {}, this program reads up to {FORMAT}; update Lenslet",
-            version.format
-        )));
-    }
-    let header = serde_json::from_str(text).map_err(malformed)?;
+    let header = parse_description(text, path, kind)?;
     let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut dict = StateDict::new();
     for (name, view) in tensors.iter() {
@@ -207,4 +210,33 @@ fn parse_tensors<H: DeserializeOwned>(
         dict.push((name.to_string(), data));
     }
     Ok((dict, header))
+}
+
+/// What a file says about itself.
+fn parse_description<H: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    kind: &'static str,
+) -> Result<H, TrainError> {
+    let fail = |reason: String| format_error(path, kind, reason);
+    let malformed = |e: serde_json::Error| fail(format!("its description is malformed: {e}"));
+    let version: Version = serde_json::from_str(text).map_err(malformed)?;
+    if version.format > FORMAT {
+        return Err(fail(format!(
+            "it has format {}, this program reads up to {FORMAT}; update Lenslet",
+            version.format
+        )));
+    }
+    serde_json::from_str(text).map_err(malformed)
+}
+
+/// The description in the metadata of a weight file, if it is a Lenslet model file. `path` is for
+/// errors only.
+pub(crate) fn description(
+    metadata: &HashMap<String, String>,
+    path: &Path,
+) -> Result<Option<ModelInfo>, TrainError> {
+    let text = metadata.get(KEY);
+    text.map(|text| parse_description(text, path, MODEL_FILE))
+        .transpose()
 }

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
 use lenslet_kernels::AdamW;
-use lenslet_nn::{ModulePath, change_in_place, sum_of_squares};
+use lenslet_nn::{ModulePath, change_in_place};
 use serde::{Deserialize, Serialize};
+
+use crate::NamedGradients;
 
 /// The update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,7 @@ const MOMENTS: [&str; 3] = ["exp_avg", "exp_avg_sq", "momentum_buffer"];
 pub struct Optimizer {
     rule: Rule,
     weight_decay: f64,
+    decay_vectors: bool,
     step: u64,
     /// Moments by `MOMENT.parameter`, flat.
     moments: BTreeMap<String, Tensor<1>>,
@@ -56,9 +59,16 @@ impl Optimizer {
         Self {
             rule,
             weight_decay,
+            decay_vectors: true,
             step: 0,
             moments: BTreeMap::new(),
         }
+    }
+
+    /// Whether weight decay also acts on norms and biases, as PyTorch's does.
+    pub fn with_decay_of_norms_and_biases(mut self, decay: bool) -> Self {
+        self.decay_vectors = decay;
+        self
     }
 
     /// Steps taken so far.
@@ -97,11 +107,11 @@ impl Optimizer {
     pub fn step<M: Module>(
         &mut self,
         model: M,
-        mut gradients: Gradients,
+        gradients: NamedGradients,
         max_norm: Option<f64>,
         lr: &dyn Fn(&str) -> f64,
     ) -> (M, f64) {
-        let norm = global_norm(&model, &gradients);
+        let norm = gradients.norm();
         if !norm.is_finite() {
             return (model, norm);
         }
@@ -110,7 +120,7 @@ impl Optimizer {
         let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
         let model = model.map(&mut Update {
             optimizer: self,
-            gradients: &mut gradients,
+            gradients,
             scale,
             lr,
             path: ModulePath::default(),
@@ -118,17 +128,21 @@ impl Optimizer {
         (model, norm)
     }
 
-    /// The parameter after a step against `gradient * scale`; both flat.
+    /// The parameter after a step; all flat.
     fn update(
         &mut self,
         name: &str,
         value: Tensor<1>,
         gradient: Tensor<1>,
-        scale: f64,
-        lr: f64,
+        change: Change,
     ) -> Tensor<1> {
         let key = |moment: &str| format!("{moment}.{name}");
-        let (step, weight_decay) = (self.step, self.weight_decay);
+        let step = self.step;
+        let Change {
+            scale,
+            lr,
+            weight_decay,
+        } = change;
         match self.rule {
             Rule::AdamW { betas, eps } => {
                 let rule = AdamW {
@@ -189,34 +203,17 @@ fn adamw(
     [value, mean, square]
 }
 
-/// The Euclidean norm of all gradients of the model's parameters together, summed in f64.
-pub fn global_norm<M: Module>(model: &M, gradients: &Gradients) -> f64 {
-    struct Norm<'a> {
-        gradients: &'a Gradients,
-        squares: f64,
-    }
-    impl ModuleVisitor for Norm<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(gradient) = param.val().grad(self.gradients) else {
-                return;
-            };
-            self.squares += sum_of_squares(&gradient).unwrap_or_else(|| {
-                let data = gradient.into_data();
-                data.iter::<f64>().map(|v| v * v).sum()
-            });
-        }
-    }
-    let mut norm = Norm {
-        gradients,
-        squares: 0.0,
-    };
-    model.visit(&mut norm);
-    norm.squares.sqrt()
+/// How one parameter is changed.
+struct Change {
+    /// Factor on its gradient.
+    scale: f64,
+    lr: f64,
+    weight_decay: f64,
 }
 
 struct Update<'a> {
     optimizer: &'a mut Optimizer,
-    gradients: &'a mut Gradients,
+    gradients: NamedGradients,
     scale: f64,
     lr: &'a dyn Fn(&str) -> f64,
     path: ModulePath,
@@ -232,16 +229,26 @@ impl ModuleMapper for Update<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = param.val().grad_remove(self.gradients) else {
+        let name = self.path.name();
+        let Some(gradient) = self.gradients.take(&name) else {
             return param;
         };
-        let name = self.path.name();
-        let lr = (self.lr)(&name);
+        // Norms and biases are the parameters of one dimension.
+        let decays = D > 1 || self.optimizer.decay_vectors;
+        let change = Change {
+            scale: self.scale,
+            lr: (self.lr)(&name),
+            weight_decay: if decays {
+                self.optimizer.weight_decay
+            } else {
+                0.0
+            },
+        };
         param.map(|value| {
             let shape = value.dims();
             let gradient = gradient.reshape([-1]);
             let flat = value.without_autodiff().reshape([-1]);
-            let moved = (self.optimizer).update(&name, flat, gradient, self.scale, lr);
+            let moved = self.optimizer.update(&name, flat, gradient, change);
             Tensor::from_inner(moved.reshape(shape)).require_grad()
         })
     }

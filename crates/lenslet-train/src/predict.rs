@@ -1,15 +1,17 @@
 //! A trained model on pictures of unknown class.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
-use lenslet_data::decode;
+use lenslet_data::{DataError, FileDataset, Loader, LoaderConfig, OnUnreadable, decode};
 use lenslet_models::Model;
 use serde::Serialize;
 
-use crate::evaluate::forward;
+use crate::evaluate::{forward, forward_averaged};
 use crate::metrics::{softmax, top_k};
-use crate::{ModelInfo, TrainError, load_model};
+use crate::{ModelInfo, TestTime, TrainError, load_model};
 
 /// A class and how likely it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,6 +21,23 @@ pub struct Prediction {
     /// From 0 to 1; all classes together give 1.
     pub probability: f64,
 }
+
+/// How pictures are predicted.
+#[derive(Debug, Clone)]
+pub struct Predicting {
+    /// Classes that are told.
+    pub top: usize,
+    /// What is averaged over.
+    pub test_time: TestTime,
+    /// Pictures a call; bounds the memory.
+    pub batch_size: usize,
+    /// Threads that decode.
+    pub threads: usize,
+}
+
+/// Who is told what a picture shows, or why it could not be read.
+pub type EachPicture<'a, E> =
+    dyn FnMut(&Path, Result<Vec<Prediction>, DataError>) -> Result<(), E> + 'a;
 
 /// A model that is ready to predict.
 pub struct Predictor {
@@ -69,19 +88,65 @@ impl Predictor {
         Ok(forward(&self.model, input, [1, c, h, w], &self.device))
     }
 
-    /// The `k` likeliest classes of a picture file, likeliest first.
+    /// The `k` likeliest classes of each of the picture files, likeliest first, told to `each` in
+    /// the order of the files as batches are done; false when `stop` was raised. A file that cannot
+    /// be read is told as an error and stops nothing.
     ///
     /// # Errors
-    /// When the file cannot be read as a picture.
-    pub fn predict(&self, path: &Path, k: usize) -> Result<Vec<Prediction>, TrainError> {
-        let logits = self.logits(path)?;
-        let probabilities = softmax(&logits);
-        Ok(top_k(&logits, k)
-            .into_iter()
-            .map(|class| Prediction {
-                class: self.info.classes[class].clone(),
-                probability: probabilities[class],
-            })
-            .collect())
+    /// When there are no files, or what `each` says.
+    pub fn predict<E: From<TrainError>>(
+        &self,
+        files: Vec<PathBuf>,
+        how: &Predicting,
+        each: &mut EachPicture<'_, E>,
+        stop: &AtomicBool,
+    ) -> Result<bool, E> {
+        let dataset = Arc::new(FileDataset::unlabelled(files));
+        let settings = LoaderConfig {
+            batch_size: how.batch_size,
+            workers: how.threads,
+            on_unreadable: OnUnreadable::Skip { limit: 1.0 },
+            ..LoaderConfig::default()
+        };
+        let loader = Loader::new(dataset.clone(), self.info.preprocess, None, settings);
+        let loader = loader.map_err(TrainError::from)?;
+        let path = |index: usize| dataset.files()[index].path.as_path();
+        let mut epoch = loader.epoch(0);
+        let mut told = 0;
+        loop {
+            let batch = epoch.next();
+            for skipped in epoch.take_skipped() {
+                each(path(skipped.index), Err(skipped.error))?;
+            }
+            let Some(batch) = batch else {
+                return Ok(true);
+            };
+            let batch = batch.map_err(TrainError::from)?;
+            let logits = forward_averaged(
+                &self.model,
+                batch.images,
+                batch.shape,
+                &self.device,
+                how.test_time,
+            );
+            let rows = logits.chunks_exact(self.info.classes.len());
+            for (row, &index) in rows.zip(&batch.indices) {
+                each(path(index), Ok(self.best(row, how.top)))?;
+                told += 1;
+            }
+            if stop.load(Ordering::Relaxed) && told < dataset.files().len() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn best(&self, logits: &[f32], k: usize) -> Vec<Prediction> {
+        let probabilities = softmax(logits);
+        let best = top_k(logits, k).into_iter();
+        best.map(|class| Prediction {
+            class: self.info.classes[class].clone(),
+            probability: probabilities[class],
+        })
+        .collect()
     }
 }

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
-use lenslet_models::Model;
+use lenslet_data::Preprocess;
+use lenslet_models::{BuildOptions, Model};
 use lenslet_nn::{Init, load_state_dict, state_dict};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DataSource, TrainConfig};
+use crate::config::TrainConfig;
 use crate::files::write_atomic;
 use crate::history::{curves_svg, history_csv};
 use crate::model_file::{FORMAT, read_tensors, write_tensors};
-use crate::{EpochRecord, Optimizer, TrainError};
+use crate::{DataSource, Ema, EpochRecord, Optimizer, SkippedFile, TrainError};
 
 /// What a run was started with, kept as `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,8 +25,24 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// Where the pictures come from.
     pub data: DataSource,
+    /// Tells whether the data are still the same.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// How the model is built, once that is known: it follows from settings, data and weights.
+    #[serde(default)]
+    pub build: Option<BuildOptions>,
+    /// From a decoded picture to the model's input, once that is known.
+    #[serde(default)]
+    pub preprocess: Option<Preprocess>,
     /// Threads of the calculation; results are compared between runs with the same number.
     pub threads: usize,
+}
+
+impl RunConfig {
+    /// How the model is built for `classes` classes.
+    pub fn build(&self, classes: usize) -> BuildOptions {
+        (self.build.clone()).unwrap_or_else(|| self.train.build_options(classes))
+    }
 }
 
 /// How far a run is.
@@ -49,15 +66,51 @@ pub struct Progress {
     pub seconds: f64,
     /// Epochs completed so far.
     pub history: Vec<EpochRecord>,
+    /// Pictures that could not be read.
+    #[serde(default)]
+    pub skipped: Vec<SkippedFile>,
 }
 
 impl Progress {
-    /// The first epoch with the highest validation accuracy.
+    /// The epoch with the highest validation accuracy, of several the one with the lowest loss.
     pub fn best(&self) -> Option<&EpochRecord> {
         self.history
             .iter()
-            .reduce(|best, r| if r.val_acc > best.val_acc { r } else { best })
+            .reduce(|best, r| if r.is_better_than(best) { r } else { best })
     }
+
+    /// Whether all epochs are done, or enough of them brought nothing better.
+    pub fn is_finished(&self, config: &TrainConfig) -> bool {
+        let mut highest = (0, f64::NEG_INFINITY);
+        for record in &self.history {
+            if record.val_acc > highest.1 {
+                highest = (record.epoch, record.val_acc);
+            }
+        }
+        let patience = config.early_stopping.unwrap_or(usize::MAX);
+        self.epoch >= config.epochs || self.epoch.saturating_sub(highest.0) >= patience
+    }
+
+    /// Remembers pictures that could not be read, each once.
+    pub fn remember(&mut self, skipped: &[SkippedFile]) {
+        for file in skipped {
+            if !self.skipped.contains(file) {
+                self.skipped.push(file.clone());
+            }
+        }
+    }
+}
+
+/// Where a run stands.
+pub struct Checkpoint {
+    /// The weights.
+    pub model: Model,
+    /// Steps and moments.
+    pub optimizer: Optimizer,
+    /// The average of the weights, where one is kept.
+    pub ema: Option<Ema>,
+    /// Epochs and batches done.
+    pub progress: Progress,
 }
 
 /// A run's folder.
@@ -134,13 +187,16 @@ impl RunDir {
         &self,
         model: &Model,
         optimizer: &Optimizer,
+        ema: Option<&Ema>,
         progress: &Progress,
     ) -> Result<(), TrainError> {
         let model = state_dict(model).into_iter();
         let moments = optimizer.state().into_iter();
+        let averages = ema.map(Ema::state).unwrap_or_default().into_iter();
         let tensors: Vec<(String, TensorData)> = model
             .map(|(name, data)| (format!("{MODEL}{name}"), data))
             .chain(moments.map(|(name, data)| (format!("{OPTIMIZER}{name}"), data)))
+            .chain(averages.map(|(name, data)| (format!("{EMA}{name}"), data)))
             .collect();
         let progress = Progress {
             format: FORMAT,
@@ -150,16 +206,17 @@ impl RunDir {
         write_tensors(&self.file("checkpoint.safetensors"), &tensors, &progress)
     }
 
-    /// Reads the checkpoint into a fresh model and optimiser of `config` on `device`.
+    /// Reads the checkpoint into a fresh model (built with `options`), optimiser and average of
+    /// `config` on `device`.
     ///
     /// # Errors
     /// When there is none, it is damaged or does not fit.
     pub fn load_checkpoint(
         &self,
         config: &TrainConfig,
-        classes: usize,
+        options: &BuildOptions,
         device: &Device,
-    ) -> Result<(Model, Optimizer, Progress), TrainError> {
+    ) -> Result<Checkpoint, TrainError> {
         let path = self.file("checkpoint.safetensors");
         if !path.exists() {
             return Err(TrainError::Resume {
@@ -169,20 +226,35 @@ impl RunDir {
             });
         }
         let (tensors, progress): (_, Progress) = read_tensors(&path, CHECKPOINT)?;
-        let (mut weights, mut moments) = (Vec::new(), Vec::new());
+        let (mut weights, mut moments, mut averages) = (Vec::new(), Vec::new(), Vec::new());
         for (name, data) in tensors {
-            match (name.strip_prefix(MODEL), name.strip_prefix(OPTIMIZER)) {
-                (Some(name), _) => weights.push((name.to_string(), data)),
-                (_, Some(name)) => moments.push((name.to_string(), data)),
-                _ => weights.push((name, data)),
+            if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                moments.push((name.to_string(), data));
+            } else if let Some(name) = name.strip_prefix(EMA) {
+                averages.push((name.to_string(), data));
+            } else {
+                let name = name.strip_prefix(MODEL).unwrap_or(&name);
+                weights.push((name.to_string(), data));
             }
         }
-        let model = config.variant()?.build(classes, &mut Init::empty(device));
+        let model = config
+            .variant()?
+            .build_with(options, &mut Init::empty(device));
         let model = load_state_dict(model, weights)
             .map_err(|source| TrainError::Weights { path, source })?;
-        let mut optimizer = Optimizer::new(config.rule(), config.weight_decay);
+        let mut optimizer = config.new_optimizer();
         optimizer.restore(progress.step, moments, device);
-        Ok((model, optimizer, progress))
+        let ema = config.ema.map(|decay| {
+            let mut ema = Ema::new(decay);
+            ema.restore(averages, device);
+            ema
+        });
+        Ok(Checkpoint {
+            model,
+            optimizer,
+            ema,
+            progress,
+        })
     }
 
     /// Writes `history.csv` and `curves.svg`.
@@ -198,3 +270,4 @@ impl RunDir {
 
 const MODEL: &str = "model.";
 const OPTIMIZER: &str = "optimizer.";
+const EMA: &str = "ema.";

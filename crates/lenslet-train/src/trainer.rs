@@ -1,28 +1,34 @@
 //! The training loop.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use lenslet_data::{Augment, Batch, Dataset, Loader, LoaderConfig, Preprocess};
+use burn::tensor::Device;
+use lenslet_data::{Loader, Preprocess};
 use lenslet_models::{Model, Variant};
 use lenslet_nn::Init;
 
-use crate::config::Split;
-use crate::evaluate::{Evaluation, evaluate};
+use crate::features::FeatureSet;
 use crate::files::write_atomic;
-use crate::history::GroupRates;
-use crate::metrics::top_k;
-use crate::model_file::{FORMAT, save_model};
-use crate::run::{Progress, RunConfig, RunDir};
-use crate::step::{Recipe, train_step};
-use crate::{EpochRecord, ModelInfo, Optimizer, TrainError, load_model, record_golden};
+use crate::run::{Checkpoint, Progress, RunConfig, RunDir};
+use crate::{
+    Criterion, Ema, EpochRecord, Evaluation, Optimizer, PartSize, Parts, Pretrained, ReportSource,
+    SkippedFile, TestTime, TrainError, evaluate, load_model, write_report,
+};
+
+mod epoch;
+mod feed;
+mod find_rate;
+mod setup;
+
+pub use find_rate::FoundRate;
+use setup::Prepared;
 
 /// Who is told how a run goes.
 pub trait Observer {
+    /// The backbone has run over `done` of all `pictures`, once and for all epochs.
+    fn features_done(&mut self, done: usize, pictures: usize);
     /// An epoch begins, or goes on at batch `done` of `batches`.
     fn epoch_begins(&mut self, epoch: usize, done: usize, batches: usize);
     /// A batch is done; the mean loss of the epoch so far.
@@ -52,6 +58,10 @@ pub struct Summary {
     pub best: EpochRecord,
     /// That model on the validation data.
     pub evaluation: Evaluation,
+    /// Every epoch.
+    pub history: Vec<EpochRecord>,
+    /// Pictures of either part that could not be read.
+    pub skipped: Vec<SkippedFile>,
     /// Duration of all epochs.
     pub seconds: f64,
 }
@@ -68,47 +78,94 @@ pub struct Trainer {
     device: Device,
     /// There, except during a step, which changes it in place.
     model: Option<Model>,
+    parts: Parts,
+    criterion: Criterion,
     optimizer: Optimizer,
+    ema: Option<Ema>,
+    /// Training and validation features, where the backbone runs once.
+    features: Option<[FeatureSet; 2]>,
     progress: Progress,
 }
 
 impl Trainer {
-    /// Starts a new run in a folder of its own under `output`.
+    /// Starts a new run in a folder of its own under `output`, from `weights` where there are such.
     ///
     /// # Errors
-    /// When a setting makes no sense, the data do not suit, or the folder cannot be made.
-    pub fn start(config: RunConfig, device: &Device, output: PathBuf) -> Result<Self, TrainError> {
+    /// When a setting makes no sense, the data or the weights do not suit, or the folder cannot be
+    /// made.
+    pub fn start(
+        mut config: RunConfig,
+        device: &Device,
+        weights: Option<Pretrained>,
+        output: PathBuf,
+    ) -> Result<Self, TrainError> {
         config.train.validate()?;
+        config.data = config.data.settled(config.data.is_divided()?);
         let split = config.data.open()?;
-        let prepared = Prepared::new(&config, split)?;
+        config.fingerprint = split.fingerprint()?;
         let device = device.clone().autodiff();
         let mut init = Init::seeded(&device, config.train.seed);
-        let model = prepared.variant.build(prepared.classes.len(), &mut init);
-        let optimizer = Optimizer::new(config.train.rule(), config.train.weight_decay);
+        let classes = split.train.class_names().len();
+        let model = match weights {
+            Some(weights) => {
+                let start = weights.load(&config.train, classes, &mut init)?;
+                config.build = Some(start.build);
+                config.preprocess = Some(start.preprocess);
+                start.model
+            }
+            None => {
+                let build = config.train.build_options(classes);
+                let variant = config.train.variant()?;
+                let model = variant.build_with(&build, &mut init);
+                config.build = Some(build);
+                config.preprocess = Some(config.train.preprocess()?);
+                model
+            }
+        };
+        let prepared = Prepared::new(&config, split)?;
+        let parts = Parts::of(&model, prepared.variant.classifier);
+        let stand = Checkpoint {
+            model: parts.freeze(model, config.train.freeze)?,
+            optimizer: config.train.new_optimizer(),
+            ema: config.train.ema.map(Ema::new),
+            progress: Progress::default(),
+        };
         let run = RunDir::create(&output, &config.train.model, &config)?;
-        Ok(prepared.trainer(run, config, device, model, optimizer, Progress::default()))
+        Ok(prepared.trainer(run, config, device, parts, stand))
     }
 
     /// Goes on with an interrupted run.
     ///
     /// # Errors
-    /// When the folder is no run, the run is finished, or its files are damaged.
+    /// When the folder is no run, the run is finished, its files are damaged, or the data are not
+    /// what they were.
     pub fn resume(run: RunDir, config: RunConfig, device: &Device) -> Result<Self, TrainError> {
         config.train.validate()?;
-        let prepared = Prepared::new(&config, config.data.open()?)?;
-        let device = device.clone().autodiff();
-        let (model, optimizer, progress) =
-            run.load_checkpoint(&config.train, prepared.classes.len(), &device)?;
-        if progress.epoch >= config.train.epochs {
-            return Err(TrainError::Resume {
-                run: run.path().to_path_buf(),
-                reason: format!(
-                    "it is finished ({} of {} epochs); start a new run to train again",
-                    progress.epoch, config.train.epochs
-                ),
-            });
+        let refuse = |reason: String| TrainError::Resume {
+            run: run.path().to_path_buf(),
+            reason,
+        };
+        let split = config.data.open()?;
+        if split.fingerprint()? != config.fingerprint {
+            return Err(refuse(format!(
+                "the data in {} have changed since it began (pictures, labels or classes), so it could not go on \
+                 where it was. Bring them back to what they were, or start a new run",
+                config.data
+            )));
         }
-        Ok(prepared.trainer(run, config, device, model, optimizer, progress))
+        let prepared = Prepared::new(&config, split)?;
+        let device = device.clone().autodiff();
+        let build = config.build(prepared.classes.len());
+        let mut stand = run.load_checkpoint(&config.train, &build, &device)?;
+        if stand.progress.is_finished(&config.train) {
+            return Err(refuse(format!(
+                "it is finished ({} of {} epochs); start a new run to train again",
+                stand.progress.epoch, config.train.epochs
+            )));
+        }
+        let parts = Parts::of(&stand.model, prepared.variant.classifier);
+        stand.model = parts.freeze(stand.model, config.train.freeze)?;
+        Ok(prepared.trainer(run, config, device, parts, stand))
     }
 
     /// The run's folder.
@@ -126,270 +183,113 @@ impl Trainer {
         self.model.as_ref().expect("there except during a step")
     }
 
-    /// Samples of the training and validation parts, and the class names.
-    pub fn data(&self) -> (usize, usize, &[String]) {
-        let len = |loader: &Loader| loader.dataset().len();
-        (len(&self.train), len(&self.val), &self.classes)
+    /// How much of each part of the model trains.
+    pub fn parts(&self) -> Vec<PartSize> {
+        self.parts.sizes(self.config.train.freeze)
+    }
+
+    /// The training and the validation data.
+    pub fn loaders(&self) -> [&Loader; 2] {
+        [&self.train, &self.val]
+    }
+
+    /// The names of the classes, in order.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Whether the frozen backbone runs once a picture.
+    pub fn caches_features(&self) -> bool {
+        let train = &self.config.train;
+        let plain = self.train.augment().is_none() && train.mix().is_none();
+        let linear = self.variant.family != "SqueezeNet";
+        train.cache_features && train.freeze == crate::Freeze::Backbone && plain && linear
     }
 
     /// Trains to the end, or until `stop` is raised.
     ///
     /// # Errors
-    /// When a picture cannot be read, a file cannot be written, or the loss is no number any more.
+    /// When too many pictures cannot be read, a file cannot be written, or the loss is no number
+    /// any more.
     pub fn run(
         mut self,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Outcome, TrainError> {
-        while self.progress.epoch < self.config.train.epochs {
-            if self.epoch(observer, stop)? {
-                self.checkpoint()?;
-                return Ok(Outcome::Interrupted {
-                    epoch: self.progress.epoch,
-                    batch: self.progress.batch,
-                });
-            }
+        let mut goes_on = self.prepare_features(observer, stop)?;
+        while goes_on && !self.progress.is_finished(&self.config.train) {
+            goes_on = !self.epoch(observer, stop)?;
         }
-        self.finish()
+        if goes_on {
+            return self.finish();
+        }
+        self.checkpoint()?;
+        Ok(Outcome::Interrupted {
+            epoch: self.progress.epoch,
+            batch: self.progress.batch,
+        })
     }
 
     fn checkpoint(&self) -> Result<(), TrainError> {
+        let ema = self.ema.as_ref();
         self.run
-            .save_checkpoint(self.model(), &self.optimizer, &self.progress)
+            .save_checkpoint(self.model(), &self.optimizer, ema, &self.progress)
     }
 
-    /// Trains the rest of the epoch under way; true when it was stopped.
-    fn epoch(
-        &mut self,
-        observer: &mut dyn Observer,
-        stop: &AtomicBool,
-    ) -> Result<bool, TrainError> {
-        let train = &self.config.train;
-        let (epoch, batches) = (self.progress.epoch, self.train.batches());
-        observer.epoch_begins(epoch + 1, self.progress.batch, batches);
-        let factor = train
-            .scheduler
-            .factor(epoch, train.epochs, train.warmup_epochs);
-        let rates = GroupRates {
-            head: train.lr * factor,
-            backbone: train.lr * factor * train.backbone_lr_mult,
-        };
-        let began = Instant::now();
-        let spent = self.progress.seconds;
-        for batch in self.train.epoch_from(epoch as u64, self.progress.batch) {
-            self.step(batch?, rates)?;
-            self.progress.seconds = spent + began.elapsed().as_secs_f64();
-            let seen = self.progress.seen;
-            observer.batch_done(
-                self.progress.batch,
-                seen,
-                self.progress.loss_sum / seen as f64,
-            );
-            if stop.load(Ordering::Relaxed) {
-                return Ok(true);
-            }
+    /// The model as it is measured and kept.
+    fn judged_model(&self) -> Model {
+        match &self.ema {
+            Some(ema) => ema.averaged(self.model()),
+            None => self.model().valid(),
         }
-        let train_seconds = self.progress.seconds;
+    }
+
+    /// A model on the validation data; `None` when `stop` was raised.
+    fn evaluate(&self, model: &Model, stop: &AtomicBool) -> Result<Option<Evaluation>, TrainError> {
         let plain = self.device.clone().without_autodiff();
-        let Some(evaluation) = evaluate(&self.model().valid(), &self.val, &plain, stop)? else {
-            return Ok(true);
-        };
-        let share = |v: f64| v / self.progress.seen as f64;
-        let record = EpochRecord {
-            epoch: epoch + 1,
-            train_loss: share(self.progress.loss_sum),
-            train_acc: share(self.progress.correct as f64),
-            val_loss: evaluation.loss,
-            val_acc: evaluation.top1,
-            lr: rates,
-            images_per_s: self.progress.seen as f64 / train_seconds,
-            seconds: spent + began.elapsed().as_secs_f64(),
-        };
-        self.complete(record, observer)?;
-        Ok(false)
-    }
-
-    /// One optimiser step.
-    fn step(&mut self, batch: Batch, rates: GroupRates) -> Result<(), TrainError> {
-        let samples = batch.len();
-        let (images, shape) = (batch.images, batch.shape);
-        let x = Tensor::<4>::from_data(TensorData::new(images, shape), &self.device);
-        let labels: Vec<i64> = batch.labels.iter().map(|&l| i64::from(l)).collect();
-        let y = Tensor::<1, Int>::from_data(TensorData::new(labels, [samples]), &self.device);
-
-        // One global generator serves all of Burn's random operations: set by the position in the
-        // run, dropout is the same after a resume.
-        let seed = self.config.train.seed ^ (self.optimizer.steps() << 20);
-        self.device.seed(seed);
-        let head = self.variant.classifier;
-        let lr = |name: &str| match name.strip_prefix(head) {
-            Some(rest) if rest.starts_with('.') => rates.head,
-            _ => rates.backbone,
-        };
-        let recipe = Recipe {
-            label_smoothing: self.config.train.label_smoothing,
-            max_norm: self.config.train.clip_grad_norm,
-            lr: &lr,
-        };
-        let model = self.model.take().expect("there except during a step");
-        let done = train_step(model, &mut self.optimizer, x, y, &recipe);
-        self.model = Some(done.model);
-        self.check("loss", done.loss)?;
-        self.check("gradient norm", done.norm)?;
-        let (value, values) = (done.loss, done.logits);
-
-        let rows = values.chunks_exact(self.classes.len()).zip(&batch.labels);
-        self.progress.correct += rows
-            .filter(|(row, label)| top_k(row, 1)[0] == **label as usize)
-            .count();
-        self.progress.loss_sum += value * samples as f64;
-        self.progress.seen += samples;
-        self.progress.batch += 1;
-        Ok(())
-    }
-
-    fn check(&self, what: &'static str, value: f64) -> Result<(), TrainError> {
-        if value.is_finite() {
-            return Ok(());
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
         }
-        Err(TrainError::Diverged {
-            what,
-            value,
-            epoch: self.progress.epoch + 1,
-            batch: self.progress.batch + 1,
-            run: self.run.path().to_path_buf(),
-        })
-    }
-
-    /// Writes down an epoch that is done: the model if it is the best, history, checkpoint.
-    fn complete(
-        &mut self,
-        record: EpochRecord,
-        observer: &mut dyn Observer,
-    ) -> Result<(), TrainError> {
-        let best = self
-            .progress
-            .best()
-            .is_none_or(|best| record.val_acc > best.val_acc);
-        let mut history = std::mem::take(&mut self.progress.history);
-        history.push(record.clone());
-        self.progress = Progress {
-            epoch: self.progress.epoch + 1,
-            history,
-            ..Progress::default()
-        };
-        if best {
-            let model = self.model().valid();
-            let info = self.info(&model, &record)?;
-            save_model(&self.run.file("model.safetensors"), &model, &info)?;
+        match &self.features {
+            Some([_, val]) => Ok(Some(val.evaluate(model, self.classes.len(), &plain))),
+            None => evaluate(model, &self.val, &plain, TestTime::None, &mut |_| (), stop),
         }
-        let title = format!("{} on {}", self.config.train.model, self.config.data);
-        self.run.save_history(&title, &self.progress.history)?;
-        self.checkpoint()?;
-        observer.epoch_done(&record, best);
-        Ok(())
     }
 
-    fn info(&self, model: &Model, record: &EpochRecord) -> Result<ModelInfo, TrainError> {
-        let plain = self.device.clone().without_autodiff();
-        let val = self.val.dataset();
-        Ok(ModelInfo {
-            format: FORMAT,
-            architecture: self.config.train.model.clone(),
-            classes: self.classes.clone(),
-            preprocess: self.preprocess,
-            training: serde_json::json!({ "run": self.config, "epoch": record }),
-            golden: record_golden(model, &self.preprocess, val.as_ref(), &plain)?,
-        })
-    }
-
-    /// The best model on the validation data, and its confusion matrix in the run's folder.
-    fn finish(self) -> Result<Outcome, TrainError> {
+    /// The best model on the validation data, and its confusion matrix and the report in the
+    /// run's folder.
+    fn finish(mut self) -> Result<Outcome, TrainError> {
         let plain = self.device.clone().without_autodiff();
         let (model, _) = load_model(self.run.path(), &plain)?;
         let best = self.progress.best().cloned();
         // Short, and the run is as good as done: not to be stopped.
-        let evaluation = evaluate(&model, &self.val, &plain, &AtomicBool::new(false))?;
+        let evaluation = self.evaluate(&model, &AtomicBool::new(false))?;
         let (Some(best), Some(evaluation)) = (best, evaluation) else {
             return Ok(Outcome::Interrupted {
                 epoch: self.progress.epoch,
                 batch: 0,
             });
         };
+        self.progress.remember(&evaluation.skipped);
         let csv = evaluation.confusion.to_csv(&self.classes);
         write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
-        Ok(Outcome::Finished(Box::new(Summary {
+        let summary = Summary {
             best,
             evaluation,
+            skipped: std::mem::take(&mut self.progress.skipped),
             seconds: self.progress.history.iter().map(|r| r.seconds).sum(),
-        })))
-    }
-}
-
-/// Data and model description that a new and a resumed run share.
-struct Prepared {
-    variant: &'static Variant,
-    preprocess: Preprocess,
-    classes: Vec<String>,
-    train: Loader,
-    val: Loader,
-}
-
-impl Prepared {
-    fn new(config: &RunConfig, split: Split) -> Result<Self, TrainError> {
-        let variant = config.train.variant()?;
-        let preprocess = Preprocess::lenet5();
-        let [channels, height, width] = preprocess.output_shape();
-        if variant.input != [channels, height, width] {
-            return Err(TrainError::Mismatch(format!(
-                "{} takes pictures of {:?}, {} gives {:?}",
-                variant.name,
-                variant.input,
-                config.data,
-                [channels, height, width]
-            )));
-        }
-        let train = &config.train;
-        let loader = |dataset: Arc<dyn Dataset>, augment: Option<Augment>, shuffle: bool| {
-            let settings = LoaderConfig {
-                batch_size: train.batch_size,
-                shuffle,
-                seed: train.seed,
-                workers: config.threads,
-                ..LoaderConfig::default()
-            };
-            Loader::new(dataset, preprocess, augment, settings)
+            history: std::mem::take(&mut self.progress.history),
         };
-        Ok(Self {
-            variant,
-            classes: split.train.class_names().to_vec(),
-            train: loader(split.train, train.augment.then(Augment::digits), true)?,
-            val: loader(split.val, None, false)?,
-            preprocess,
-        })
-    }
-
-    fn trainer(
-        self,
-        run: RunDir,
-        config: RunConfig,
-        device: Device,
-        model: Model,
-        optimizer: Optimizer,
-        progress: Progress,
-    ) -> Trainer {
-        Trainer {
-            run,
-            config,
-            variant: self.variant,
-            preprocess: self.preprocess,
-            classes: self.classes,
-            train: self.train,
-            val: self.val,
-            device,
-            model: Some(model),
-            optimizer,
-            progress,
-        }
+        let source = ReportSource {
+            config: &self.config,
+            summary: &summary,
+            classes: &self.classes,
+            parts: &self.parts(),
+            trained_on: self.train.dataset().len(),
+            val: self.val.dataset().as_ref(),
+            preprocess: &self.preprocess,
+        };
+        write_report(&self.run, &source)?;
+        Ok(Outcome::Finished(Box::new(summary)))
     }
 }

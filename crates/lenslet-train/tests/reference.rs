@@ -7,7 +7,7 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lenslet_models::{ImageModel, Model, variant};
 use lenslet_nn::{Init, ModulePath, StateDict, load_state_dict, state_dict};
 use lenslet_reference::{Training, input, l2, relative_error, tensor, training};
-use lenslet_train::{Optimizer, Rule, Schedule, cross_entropy};
+use lenslet_train::{NamedGradients, Optimizer, Rule, Schedule, cross_entropy};
 
 /// Relative difference of two norms, below a floor absolute.
 fn apart(got: f64, want: f64, floor: f64) -> f64 {
@@ -109,6 +109,7 @@ fn check(fixture: &Training, model: Model, tolerance: f64) {
         }
         let lr = |name: &str| rates[usize::from(is_head(name))];
         let norm;
+        let gradients = NamedGradients::of(&model, gradients);
         (model, norm) = optimizer.step(model, gradients, Some(1.0), &lr);
         let error = apart(norm, step.grad_norm_acc64, 1e-6);
         assert!(

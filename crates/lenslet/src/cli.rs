@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lenslet_train::{OptimizerKind, Schedule, TrainConfig};
+use lenslet_train::{Part, TestTime};
+
+mod data;
+mod train;
+
+pub use data::{CheckArgs, Data, DataArgs, PreviewArgs};
+pub use train::{Settings, TrainArgs};
 
 /// Image models from LeNet to the Vision Transformer: train, evaluate, predict.
 #[derive(Debug, Parser)]
@@ -35,7 +41,7 @@ pub struct Common {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Train a model; without DATA, LeNet-5 on the MNIST sample inside the program
+    /// Train a model on pictures; without DATA, LeNet-5 on the MNIST sample inside the program
     Train(Box<TrainArgs>),
     /// Measure a trained model on labelled data
     Eval(EvalArgs),
@@ -43,6 +49,8 @@ pub enum Command {
     Predict(PredictArgs),
     /// Replay the golden pictures in a model file on this machine
     Verify(VerifyArgs),
+    /// Look at a folder of pictures before it is trained on
+    Data(Box<DataArgs>),
     /// Measure the milliseconds of a call, or of a training step, on random data
     Bench(BenchArgs),
     /// The arithmetic of convolutions
@@ -50,101 +58,21 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct TrainArgs {
-    /// Folder with the four IDX files of MNIST or its like, gzipped or not
-    pub data: Option<PathBuf>,
-    /// Architecture
-    #[arg(long, default_value = "lenet5", value_name = "NAME")]
-    pub model: String,
-    /// Go on with an interrupted run, with its own settings
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "model", "output"])]
-    pub resume: Option<PathBuf>,
-    /// Folder in which the run's folder is made
-    #[arg(short, long, default_value = "runs", value_name = "DIR")]
-    pub output: PathBuf,
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-/// Everything that decides the numbers of a run.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Training")]
-#[group(id = "settings", multiple = true, conflicts_with = "resume")]
-pub struct Settings {
-    /// Passes over the training data [default: 30]
-    #[arg(long, value_name = "N")]
-    pub epochs: Option<usize>,
-    /// Samples a step [default: 64]
-    #[arg(long, value_name = "N")]
-    pub batch_size: Option<usize>,
-    /// Learning rate of the classifier [default: 0.002]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    pub lr: Option<f64>,
-    /// Share of --lr at which everything but the classifier trains [default: 1]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub backbone_lr_mult: Option<f64>,
-    /// Weight decay [default: 0.0001]
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    pub weight_decay: Option<f64>,
-    /// Largest norm of all gradients together, 0 for no clipping [default: 1]
-    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
-    pub clip_grad_norm: Option<f64>,
-    /// Update rule [default: adamw]
-    #[arg(long, value_name = "RULE")]
-    pub optimizer: Option<OptimizerKind>,
-    /// Momentum of SGD [default: 0.9]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub momentum: Option<f64>,
-    /// Learning rate over the epochs [default: cosine]
-    #[arg(long, value_name = "NAME")]
-    pub scheduler: Option<Schedule>,
-    /// Epochs in which the learning rate rises to its full height [default: 0]
-    #[arg(long, value_name = "N")]
-    pub warmup_epochs: Option<usize>,
-    /// Share of the target spread over all classes [default: 0]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub label_smoothing: Option<f64>,
-    /// Decides first values, order and augmentation [default: 0]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Train on the pictures as they are, without random shifts and rotations
-    #[arg(long)]
-    pub no_augment: bool,
-}
-
-impl Settings {
-    /// The settings with the defaults where nothing was given.
-    pub fn config(&self, model: &str) -> TrainConfig {
-        let default = TrainConfig::default();
-        TrainConfig {
-            model: model.to_string(),
-            epochs: self.epochs.unwrap_or(default.epochs),
-            batch_size: self.batch_size.unwrap_or(default.batch_size),
-            lr: self.lr.unwrap_or(default.lr),
-            backbone_lr_mult: self.backbone_lr_mult.unwrap_or(default.backbone_lr_mult),
-            weight_decay: self.weight_decay.unwrap_or(default.weight_decay),
-            clip_grad_norm: match self.clip_grad_norm {
-                Some(0.0) => None,
-                Some(norm) => Some(norm),
-                None => default.clip_grad_norm,
-            },
-            optimizer: self.optimizer.unwrap_or(default.optimizer),
-            momentum: self.momentum.unwrap_or(default.momentum),
-            scheduler: self.scheduler.unwrap_or(default.scheduler),
-            warmup_epochs: self.warmup_epochs.unwrap_or(default.warmup_epochs),
-            label_smoothing: self.label_smoothing.unwrap_or(default.label_smoothing),
-            seed: self.seed.unwrap_or(default.seed),
-            augment: !self.no_augment,
-        }
-    }
-}
-
-#[derive(Debug, Args)]
 pub struct EvalArgs {
-    /// Labelled data [default: what the model was trained on; its held-out part is measured]
+    /// Labelled pictures: a folder of class folders, a CSV, a folder of IDX files [default: what the
+    /// model was trained on]
     pub data: Option<PathBuf>,
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Which part of the data is measured; all of them where they are not divided
+    #[arg(long, default_value = "val", value_name = "PART")]
+    pub split: Part,
+    /// What is averaged over: flip for each picture and its mirror image
+    #[arg(long, default_value = "none", value_name = "HOW")]
+    pub tta: TestTime,
+    /// Pictures a call
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    pub batch_size: usize,
 }
 
 /// Which model works.
@@ -170,6 +98,12 @@ pub struct PredictArgs {
     /// Classes to name for each picture
     #[arg(long, default_value_t = 3, value_name = "K", value_parser = at_least_one)]
     pub top: usize,
+    /// What is averaged over: flip for each picture and its mirror image
+    #[arg(long, default_value = "none", value_name = "HOW")]
+    pub tta: TestTime,
+    /// Pictures a call
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
+    pub batch_size: usize,
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,

@@ -7,6 +7,7 @@ mod report;
 use std::process::ExitCode;
 
 use clap::Parser;
+use lenslet_data::DataError;
 use lenslet_train::TrainError;
 
 use crate::cli::{Cli, Command};
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
     let result = commands::set_threads(cli.common.threads).and_then(|threads| match cli.command {
         Command::Train(args) => commands::train::run(*args, &cli.common, threads),
         Command::Eval(args) => commands::eval::run(&args, &cli.common, threads),
-        Command::Predict(args) => commands::predict::run(&args, &cli.common),
+        Command::Predict(args) => commands::predict::run(&args, &cli.common, threads),
+        Command::Data(args) => commands::data::run(&args, &cli.common),
         Command::Verify(args) => commands::verify::run(&args, &cli.common),
         Command::Bench(args) => commands::bench::run(&args, &cli.common, threads),
         Command::Calc(args) => commands::calc::run(&args, &cli.common),
@@ -41,9 +43,11 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             match error.downcast_ref() {
-                Some(TrainError::Setting { .. } | TrainError::UnknownModel { .. }) => {
-                    ExitCode::from(2)
-                }
+                Some(
+                    TrainError::Setting { .. }
+                    | TrainError::UnknownModel { .. }
+                    | TrainError::Data(DataError::Setting { .. }),
+                ) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -3,11 +3,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{
-    Ran, check_refusal, folder, history, lenslet, refuse, run, small_idx, small_run, succeed,
-    tensors,
+    Ran, check_refusal, folder, history, lenslet, photos, refuse, run, small_idx, small_run,
+    succeed, tensors, write,
 };
 use serde_json::Value;
 
@@ -28,6 +29,7 @@ fn a_run_leaves_everything_behind() {
         "curves.svg",
         "confusion.csv",
         "sample.png",
+        "report.html",
     ] {
         assert!(
             dir.path().join("runs/lenet5-1").join(file).is_file(),
@@ -127,62 +129,99 @@ fn a_run_overwrites_no_other_and_repeats_itself() {
     assert_ne!(history(&run(1)), history(&run(3)));
 }
 
+/// Runs a training that is stopped by Ctrl-C once an epoch is done and the next is under way.
+#[cfg(unix)]
+fn interrupt(dir: &Path, args: &[&str]) -> Ran {
+    let mut child = lenslet(dir)
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = errors.find(|line| line.as_ref().unwrap().starts_with("epoch"));
+    assert!(line.is_some());
+    let pid = child.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(killed.success());
+    let rest: Vec<String> = errors.map(Result::unwrap).collect();
+    Ran {
+        code: child.wait().unwrap().code().unwrap_or(-1),
+        stdout: String::new(),
+        stderr: rest.join("\n"),
+    }
+}
+
 /// Ctrl-C in the middle of an epoch, twice, then on to the end: bit for bit the run that nobody
 /// disturbed.
+#[cfg(unix)]
+fn interrupted_equals_undisturbed(dir: &Path, start: &[&str]) {
+    succeed(dir, start);
+    check_refusal(
+        &interrupt(dir, start),
+        130,
+        &["stopped after epoch 1", "train --resume runs/lenet5-2"],
+    );
+    let resume = ["train", "--resume", "runs/lenet5-2", "--threads", "2"];
+    check_refusal(&interrupt(dir, &resume), 130, &["stopped after epoch 2"]);
+    succeed(dir, &resume);
+
+    let run = |n: usize| dir.join(format!("runs/lenet5-{n}"));
+    assert_eq!(history(&run(1)), history(&run(2)));
+    for file in ["checkpoint.safetensors", "model.safetensors"] {
+        let [a, b] = [1, 2].map(|n| tensors(&run(n).join(file)));
+        assert!(a == b, "{file} differs");
+    }
+}
+
 #[test]
 #[cfg(unix)]
 fn an_interrupted_run_ends_like_an_undisturbed_one() {
     let dir = folder();
     let data = small_idx(dir.path(), 4000, 200);
-    let start = [
+    let data = data.to_str().unwrap();
+    let start = ["train", data, "--epochs", "3", "--threads", "2"];
+    interrupted_equals_undisturbed(dir.path(), &start);
+}
+
+/// The same on pictures, with all that has a state: an average, gradients of several batches,
+/// blended pictures, one that cannot be read. Data that have changed are refused.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_on_photos_ends_like_an_undisturbed_one() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 300);
+    write(&data.join("train/grün/torn.png"), b"torn");
+    let data = data.to_str().unwrap();
+    let options = [
         "train",
-        data.to_str().unwrap(),
+        data,
+        "--model",
+        "lenet5",
         "--epochs",
         "3",
         "--threads",
         "2",
+        "--batch-size",
+        "8",
+        "--accumulate",
+        "3",
+        "--ema",
+        "0.99",
+        "--mixup",
+        "--cutmix",
+        "--randaugment",
     ];
-    succeed(dir.path(), &start);
-
-    let interrupt = |args: &[&str]| -> Ran {
-        let mut child = lenslet(dir.path())
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // Once an epoch is done the next is under way.
-        let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = errors.find(|line| line.as_ref().unwrap().starts_with("epoch"));
-        assert!(line.is_some());
-        let pid = child.id().to_string();
-        let killed = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(killed.success());
-        let rest: Vec<String> = errors.map(Result::unwrap).collect();
-        Ran {
-            code: child.wait().unwrap().code().unwrap_or(-1),
-            stdout: String::new(),
-            stderr: rest.join("\n"),
-        }
-    };
-    check_refusal(
-        &interrupt(&start),
-        130,
-        &["stopped after epoch 1", "train --resume runs/lenet5-2"],
+    interrupted_equals_undisturbed(dir.path(), &options);
+    check_refusal(&interrupt(dir.path(), &options), 130, &["lenet5-3"]);
+    write(&dir.path().join("photos/val/rot 2/new.png"), b"new");
+    let resume = ["train", "--resume", "runs/lenet5-3"];
+    refuse(
+        dir.path(),
+        &resume,
+        1,
+        &["have changed", "photos", "new run"],
     );
-    let resume = ["train", "--resume", "runs/lenet5-2", "--threads", "2"];
-    check_refusal(&interrupt(&resume), 130, &["stopped after epoch 2"]);
-    succeed(dir.path(), &resume);
-
-    let run = |n: usize| dir.path().join(format!("runs/lenet5-{n}"));
-    assert_eq!(history(&run(1)), history(&run(2)));
-    for file in ["checkpoint.safetensors", "model.safetensors"] {
-        assert_eq!(
-            tensors(&run(1).join(file)),
-            tensors(&run(2).join(file)),
-            "{file}"
-        );
-    }
 }
 
 #[test]
@@ -253,7 +292,7 @@ fn bad_data_name_the_file_and_the_figures() {
         dir.path(),
         &["train", "empty"],
         1,
-        &["empty", "train-images"],
+        &["empty", "no class folders"],
     );
 
     let images = "idx/train-images-idx3-ubyte";

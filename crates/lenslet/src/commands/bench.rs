@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor};
 use lenslet_engine::{Options, Session};
 use lenslet_kernels::{peak_bandwidth, peak_operations};
 use lenslet_models::{ImageModel, Model, Variant};
 use lenslet_nn::Init;
-use lenslet_train::{Optimizer, Recipe, Rule, compile, find_variant, train_step};
+use lenslet_train::{
+    Criterion, Input, Optimizer, Recipe, Rule, Target, compile, find_variant, train_step,
+};
 use serde_json::json;
 
 use super::device;
@@ -185,19 +187,27 @@ fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
     let device = device().autodiff();
     let mut model = Some(build(variant, &device));
     let x = random_images(variant, args.batch, &device);
-    let labels: Vec<i64> = (0..args.batch)
-        .map(|i| (i * 7 % variant.num_classes) as i64)
-        .collect();
-    let y = Tensor::<1, Int>::from_data(TensorData::new(labels, [args.batch]), &device);
+    let shape = x.dims();
+    let x: Vec<f32> = x.into_data().iter::<f32>().collect();
+    let labels = (0..args.batch).map(|i| (i * 7 % variant.num_classes) as u32);
+    let target = Target::Classes(labels.collect());
     let mut optimizer = Optimizer::new(Rule::ADAMW, 1e-4);
     let recipe = Recipe {
-        label_smoothing: 0.0,
+        criterion: &Criterion::default(),
         max_norm: Some(1.0),
         lr: &|_| 1e-3,
     };
     measure(args.seconds, || {
+        let input = Input::Pictures(x.clone(), shape);
         let before = model.take().expect("every step gives the model back");
-        model = Some(train_step(before, &mut optimizer, x.clone(), y.clone(), &recipe).model);
+        model = Some(train_step(
+            before,
+            &mut optimizer,
+            input,
+            &target,
+            &recipe,
+            &device,
+        ));
     })
 }
 

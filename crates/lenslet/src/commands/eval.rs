@@ -1,13 +1,11 @@
 //! `lenslet eval`
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail};
-use lenslet_data::{Loader, LoaderConfig};
+use lenslet_data::{Loader, LoaderConfig, OnUnreadable};
 use lenslet_train::{DataSource, Evaluation, ModelInfo, evaluate};
 use serde_json::json;
 
-use super::{data_source, device, model, stop_flag};
+use super::{device, model, picture_bar, stop_flag};
 use crate::Ended;
 use crate::cli::{Common, EvalArgs};
 use crate::report::{self, confusion_table, grouped, percent};
@@ -15,30 +13,34 @@ use crate::report::{self, confusion_table, grouped, percent};
 pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
     let (model, info) = model::open(&args.model, &device(), common)?;
     let source = match &args.data {
-        Some(dir) => data_source(Some(dir)),
+        Some(path) => DataSource::at(path, None, 0)?,
         None => trained_on(&info)?,
     };
-    let val = source.open()?.val;
-    if val.class_names() != info.classes {
-        bail!(
-            "the classes of {source} are not those of the model: it has {}, the data {}",
-            info.classes.join(", "),
-            val.class_names().join(", ")
-        );
-    }
+    let data = source.part(args.split, &info.classes)?;
     let settings = LoaderConfig {
         workers: threads,
+        batch_size: args.batch_size,
+        on_unreadable: OnUnreadable::Skip { limit: 1.0 },
         ..LoaderConfig::default()
     };
-    let loader = Loader::new(Arc::clone(&val), info.preprocess, None, settings)?;
+    let bar = picture_bar(common, data.len() as u64);
+    let loader = Loader::new(data, info.preprocess, None, settings)?;
     let stop = stop_flag()?;
-    match evaluate(&model, &loader, &device(), &stop)? {
-        Some(evaluation) => {
-            show(&evaluation, &info, &source, common)?;
-            Ok(Ended::Done)
-        }
-        None => Ok(Ended::Interrupted),
+    let mut progress = |done: usize| bar.set_position(done as u64);
+    let evaluation = evaluate(&model, &loader, &device(), args.tta, &mut progress, &stop)?;
+    bar.finish_and_clear();
+    let Some(evaluation) = evaluation else {
+        return Ok(Ended::Interrupted);
+    };
+    for skipped in &evaluation.skipped {
+        eprintln!("skipped: {}", skipped.reason);
     }
+    show(&evaluation, &info, &source, common)?;
+    Ok(if evaluation.skipped.is_empty() {
+        Ended::Done
+    } else {
+        Ended::WithFailures
+    })
 }
 
 /// The data that the model file says it was trained on.
@@ -75,10 +77,11 @@ fn show(
             "loss": evaluation.loss,
             "classes": classes,
             "confusion": evaluation.confusion.rows(),
+            "skipped": evaluation.skipped,
         }));
     }
     report::print(format!(
-        "{} on {} held-out pictures of {source}\n",
+        "{} on {} pictures of {source}\n",
         info.architecture,
         grouped(evaluation.samples as u64)
     ))?;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod calc;
+pub mod data;
 pub mod eval;
 pub mod fetch;
 pub mod model;
@@ -9,13 +10,16 @@ pub mod predict;
 pub mod train;
 pub mod verify;
 
-use std::path::Path;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use lenslet_train::{DataSource, TrainError};
+use indicatif::{ProgressBar, ProgressStyle};
+use lenslet_train::TrainError;
+
+use crate::cli::Common;
 
 /// Sets the number of threads that calculate: what was asked for, else every core.
 pub fn set_threads(asked: Option<usize>) -> Result<usize> {
@@ -39,17 +43,27 @@ pub fn set_threads(asked: Option<usize>) -> Result<usize> {
     Ok(threads)
 }
 
+/// The architecture inside the program.
+pub const INSIDE: &str = "efficientnet_lite0";
+
+/// The architecture for pictures, or for digits, where none is named.
+pub fn usual_model(pictures: bool) -> &'static str {
+    if pictures { INSIDE } else { "lenet5" }
+}
+
 /// The device to calculate on. The command line has checked the name.
 pub fn device() -> Device {
     Device::flex()
 }
 
-/// Where the labelled pictures in `data` come from.
-pub fn data_source(data: Option<&Path>) -> DataSource {
-    match data {
-        Some(dir) => DataSource::Idx(dir.to_path_buf()),
-        None => DataSource::Embedded,
+/// A bar that counts pictures on standard error, if that is a terminal and talk is wanted.
+pub fn picture_bar(common: &Common, pictures: u64) -> ProgressBar {
+    if common.quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
     }
+    let style = "{prefix} {bar:30} {pos}/{len} pictures, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(style);
+    ProgressBar::new(pictures).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// A flag that Ctrl-C raises. A second Ctrl-C ends the program at once.

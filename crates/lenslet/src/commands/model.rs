@@ -1,13 +1,13 @@
 //! Which model a command works with: a trained one, an architecture with weights of its own, or the
 //! one inside the program.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use lenslet_models::{Auxiliary, LoadOptions, Model, Variant, imagenet_classes};
+use lenslet_models::{Auxiliary, LoadOptions, Model, PublishedFile, Variant, imagenet_classes};
 use lenslet_nn::Init;
-use lenslet_train::{FORMAT, ModelInfo, find_variant, load_model};
+use lenslet_train::{FORMAT, ModelInfo, Pretrained, find_variant, load_model, model_path};
 use serde_json::json;
 
 use super::fetch;
@@ -53,17 +53,7 @@ fn with_weights(
     common: &Common,
 ) -> Result<(Model, ModelInfo)> {
     let variant = find_variant(&name.display().to_string())?;
-    // The file's name says which published weights it holds, if any.
-    let published = given
-        .file_name()
-        .and_then(|name| variant.published_file(name.to_str()?));
-    let file = match published {
-        Some(published) if !given.exists() => fetch::published(published, common)?,
-        _ if !given.exists() && given.extension().is_none() => {
-            bail!(unknown_weights(variant, given))
-        }
-        _ => given.to_path_buf(),
-    };
+    let (file, published) = locate(variant, given, common)?;
     let weights = lenslet_weights::read(&file)?;
     // Auxiliary classifiers have no part in a prediction.
     let options = LoadOptions::as_stored().with_auxiliary(Auxiliary::Without);
@@ -82,10 +72,66 @@ fn with_weights(
             Some(published) => variant.preprocess_for(published),
             None => preprocess(variant, loaded.build.image_size),
         },
+        options: Some(loaded.build),
         training: json!({ "weights": file }),
         golden: Vec::new(),
     };
     Ok((loaded.model, info))
+}
+
+/// The file that a user means by `--weights`, fetched if need be, and which published weights it
+/// holds, if any: its name says so.
+fn locate(
+    variant: &Variant,
+    given: &Path,
+    common: &Common,
+) -> Result<(PathBuf, Option<&'static PublishedFile>)> {
+    let published = given
+        .file_name()
+        .and_then(|name| variant.published_file(name.to_str()?));
+    let file = match published {
+        Some(published) if !given.exists() => fetch::published(published, common)?,
+        _ if !given.exists() && given.extension().is_none() => {
+            bail!(unknown_weights(variant, given))
+        }
+        _ => model_path(given),
+    };
+    Ok((file, published))
+}
+
+/// What `train --model NAME --weights GIVEN` starts from; `usual` is the architecture where neither
+/// the user nor the file names one.
+pub fn start_from(
+    name: Option<&str>,
+    given: &Path,
+    usual: &str,
+    common: &Common,
+) -> Result<Pretrained> {
+    let variant = find_variant(name.unwrap_or(usual))?;
+    let (file, published) = locate(variant, given, common)?;
+    let weights = lenslet_weights::read(&file)?;
+    let start = Pretrained::new(given.display().to_string(), weights)?;
+    Ok(match published {
+        Some(published) => start.with_preprocess(variant.preprocess_for(published)),
+        None => start,
+    })
+}
+
+/// What `train` starts from on pictures unless told: the model inside the program.
+#[cfg(feature = "pretrained")]
+pub fn start_from_inside() -> Result<Pretrained> {
+    let name = "the model inside the program";
+    let bytes = lenslet_pretrained::EFFICIENTNET_LITE0;
+    let weights = lenslet_weights::from_safetensors(bytes, Path::new(name))?;
+    Ok(Pretrained::new(name, weights)?)
+}
+
+#[cfg(not(feature = "pretrained"))]
+pub fn start_from_inside() -> Result<Pretrained> {
+    bail!(
+        "this program was built without a model inside to start from; give weights with --model NAME --weights \
+         FILE|NAME, or train from random first values with --from-scratch"
+    )
 }
 
 fn unknown_weights(variant: &Variant, given: &Path) -> String {

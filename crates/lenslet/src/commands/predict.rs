@@ -1,55 +1,85 @@
 //! `lenslet predict`
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
-use lenslet_train::{Prediction, Predictor};
+use anyhow::{Result, bail};
+use indicatif::ProgressBar;
+use lenslet_data::{DataError, images_in};
+use lenslet_train::{Predicting, Prediction, Predictor};
 use serde_json::json;
 
-use super::{device, model};
+use super::{device, model, picture_bar, stop_flag};
 use crate::Ended;
 use crate::cli::{Common, PredictArgs};
 use crate::report::{self, percent};
 
-pub fn run(args: &PredictArgs, common: &Common) -> Result<Ended> {
+pub fn run(args: &PredictArgs, common: &Common, threads: usize) -> Result<Ended> {
     let device = device();
     let (model, info) = model::open(&args.model, &device, common)?;
     let predictor = Predictor::new(model, info, &device);
     if args.csv {
         report::print("path,rank,class,probability")?;
     }
-    let images = expand(&args.images);
-    let mut failed = 0;
-    for image in &images {
-        if let Err(error) = show(&predictor, image, args, common) {
-            if report::is_closed_pipe(&error) {
-                return Err(error);
+    let (mut files, mut failed) = (Vec::new(), 0);
+    for image in expand(&args.images) {
+        match image {
+            Ok(path) => files.push(path),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                failed += 1;
             }
-            eprintln!("error: {error:#}");
-            failed += 1;
         }
     }
-    if failed == 0 {
-        return Ok(Ended::Done);
+    let all = files.len() + failed;
+    let how = Predicting {
+        top: args.top,
+        test_time: args.tta,
+        batch_size: args.batch_size,
+        threads,
+    };
+    let stop = stop_flag()?;
+    // Results on a terminal are progress enough.
+    let bar = if std::io::stdout().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        picture_bar(common, files.len() as u64)
+    };
+    let mut each = |path: &Path, found: Result<Vec<Prediction>, DataError>| {
+        bar.inc(1);
+        match found {
+            Ok(predictions) => show(path, &predictions, args, common),
+            Err(error) => {
+                bar.suspend(|| eprintln!("error: {error}"));
+                failed += 1;
+                Ok(())
+            }
+        }
+    };
+    let whole = files.is_empty() || predictor.predict(files, &how, &mut each, &stop)?;
+    bar.finish_and_clear();
+    if failed > 0 {
+        eprintln!("{failed} of {all} could not be read");
     }
-    eprintln!("{failed} of {} could not be read", images.len());
-    Ok(Ended::WithFailures)
+    Ok(match (whole, failed) {
+        (false, _) => Ended::Interrupted,
+        (true, 0) => Ended::Done,
+        (true, _) => Ended::WithFailures,
+    })
 }
 
 fn show(
-    predictor: &Predictor,
-    image: &Result<PathBuf>,
+    path: &Path,
+    predictions: &[Prediction],
     args: &PredictArgs,
     common: &Common,
 ) -> Result<()> {
-    let path = image.as_ref().map_err(|e| anyhow!("{e:#}"))?;
-    let predictions = predictor.predict(path, args.top)?;
     if common.json {
         report::print_json(&json!({ "path": path, "predictions": predictions }))
     } else if args.csv {
-        print_csv(path, &predictions)
+        print_csv(path, predictions)
     } else {
-        report::print(line(path, &predictions))
+        report::print(line(path, predictions))
     }
 }
 
@@ -76,9 +106,6 @@ fn print_csv(path: &Path, predictions: &[Prediction]) -> Result<()> {
     Ok(())
 }
 
-/// Endings of the picture files that a folder is searched for.
-const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "webp", "gif"];
-
 /// Files as they are, the pictures in folders, and what patterns match; each in order of name.
 /// A folder without pictures is a failure of its own, not of what is beside it.
 fn expand(given: &[PathBuf]) -> Vec<Result<PathBuf>> {
@@ -99,20 +126,10 @@ fn expand(given: &[PathBuf]) -> Vec<Result<PathBuf>> {
 }
 
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder)
-        .map_err(|e| anyhow::anyhow!("cannot read the folder {}: {e}", folder.display()))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-            !name.starts_with('.') && ENDINGS.iter().any(|e| ending == *e) && path.is_file()
-        })
-        .collect();
+    let found = images_in(folder)?;
     if found.is_empty() {
         bail!("there are no pictures in the folder {}", folder.display());
     }
-    found.sort();
     Ok(found)
 }
 

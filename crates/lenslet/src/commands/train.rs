@@ -3,19 +3,23 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use lenslet_nn::num_params;
 use lenslet_train::{
-    EpochRecord, Observer, Outcome, RunConfig, RunDir, Summary, Trainer, load_model,
+    DataSource, EpochRecord, Freeze, Observer, Outcome, PartSize, Pretrained, RunConfig, RunDir,
+    Summary, Trainer, load_model,
 };
 
-use super::{data_source, device, stop_flag};
+use super::{INSIDE, device, model, stop_flag, usual_model};
 use crate::Ended;
 use crate::cli::{Common, TrainArgs};
 use crate::report::{self, duration, grouped, percent, shell};
 
 pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
+    let lr_find = args.lr_find;
     let trainer = match &args.resume {
         Some(path) => {
             let (run, mut config) = RunDir::open(path)?;
@@ -24,19 +28,7 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
             }
             Trainer::resume(run, config, &device())?
         }
-        None => {
-            let config = RunConfig {
-                command: std::env::args_os()
-                    .map(|arg| shell(Path::new(&arg)))
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                version: env!("CARGO_PKG_VERSION").to_string(),
-                train: args.settings.config(&args.model),
-                data: data_source(args.data.as_deref()),
-                threads,
-            };
-            Trainer::start(config, &device(), args.output)?
-        }
+        None => start(args, common, threads)?,
     };
     let run = trainer.run_dir().path().to_path_buf();
     let epochs = trainer.config().train.epochs;
@@ -44,6 +36,9 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
         introduce(&trainer);
     }
     let stop = stop_flag()?;
+    if lr_find {
+        return find_rate(trainer, common, &stop);
+    }
     let mut progress = Progress::new(common, epochs);
     let outcome = trainer.run(&mut progress, &stop);
     progress.finish();
@@ -63,9 +58,51 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
     }
 }
 
+/// A new run as the command line has it.
+fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
+    let seed = args.settings.seed.unwrap_or_default();
+    let data = match &args.data {
+        Some(path) => DataSource::at(path, args.val_split, seed)?,
+        None if args.val_split.is_some() => {
+            bail!("--val-split divides pictures of yours: name their folder")
+        }
+        None => DataSource::Embedded,
+    };
+    let pictures = data.is_files();
+    if pictures {
+        // Faults in the data are told before weights are read or fetched.
+        data.open()?;
+    }
+    let usual = usual_model(pictures);
+    let weights = match (&args.weights, args.model.as_deref()) {
+        (Some(given), name) => Some(model::start_from(name, given, usual, common)?),
+        (None, _) if args.settings.from_scratch => None,
+        (None, None) if pictures => Some(model::start_from_inside()?),
+        (None, Some(INSIDE)) if cfg!(feature = "pretrained") => Some(model::start_from_inside()?),
+        (None, _) => None,
+    };
+    let named = weights.as_ref().and_then(Pretrained::architecture);
+    let model = args.model.as_deref().or(named).unwrap_or(usual);
+    let origin = weights.as_ref().map(|w| w.origin().to_string());
+    let config = RunConfig {
+        command: std::env::args_os()
+            .map(|arg| shell(Path::new(&arg)))
+            .collect::<Vec<_>>()
+            .join(" "),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        train: args.settings.config(model, pictures, origin),
+        data,
+        fingerprint: String::new(),
+        build: None,
+        preprocess: None,
+        threads,
+    };
+    Ok(Trainer::start(config, &device(), weights, args.output)?)
+}
+
 fn introduce(trainer: &Trainer) {
     let config = trainer.config();
-    let (train, val, classes) = trainer.data();
+    let [train, val] = trainer.loaders().map(|loader| loader.dataset().len());
     eprintln!(
         "{} ({} parameters) on {}: {} pictures to train on, {} held out, {} classes, {} threads",
         config.train.model,
@@ -73,9 +110,50 @@ fn introduce(trainer: &Trainer) {
         config.data,
         grouped(train as u64),
         grouped(val as u64),
-        classes.len(),
+        trainer.classes().len(),
         config.threads,
     );
+    match &config.train.weights {
+        Some(origin) => eprintln!("weights from {origin}, a new classifier"),
+        None if config.data.is_files() => eprintln!("from scratch: random first values"),
+        None => {}
+    }
+    let parts = trainer.parts();
+    if config.train.freeze != Freeze::None {
+        let mut table = report::table(&["stage", "parameters", "trainable"]);
+        for part in &parts {
+            let [params, trainable] = [part.params, part.trainable].map(|n| grouped(n as u64));
+            table.add_row([part.name.clone(), params, trainable]);
+        }
+        let sum = |size: fn(&PartSize) -> usize| parts.iter().map(size).sum::<usize>() as u64;
+        let [params, trainable] = [sum(|p| p.params), sum(|p| p.trainable)].map(grouped);
+        table.add_row(["all".into(), params, trainable]);
+        eprintln!("{table}");
+    }
+    if trainer.caches_features() {
+        eprintln!("the frozen backbone runs once for every picture");
+    }
+}
+
+/// Tries learning rates and says which is good.
+fn find_rate(trainer: Trainer, common: &Common, stop: &AtomicBool) -> Result<Ended> {
+    let run = trainer.run_dir().path().to_path_buf();
+    let Some(found) = trainer.find_rate(stop)? else {
+        return Ok(Ended::Interrupted);
+    };
+    if common.json {
+        report::print_json(&serde_json::json!({
+            "run": run, "lr": found.suggestion, "points": found.points,
+        }))?;
+        return Ok(Ended::Done);
+    }
+    match found.suggestion {
+        Some(lr) => report::print(format!("a good learning rate: --lr {lr:.1e}"))?,
+        None => report::print("the loss fell at no learning rate; look at the drawing")?,
+    }
+    let drawing = run.join("lr-find.svg");
+    report::print(format!("losses by learning rate: {}", drawing.display()))?;
+    Ok(Ended::Done)
 }
 
 /// Progress on standard error: a bar on a terminal, a line an epoch elsewhere.
@@ -119,6 +197,14 @@ impl Progress {
 }
 
 impl Observer for Progress {
+    fn features_done(&mut self, done: usize, pictures: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(pictures as u64);
+            bar.set_position(done as u64);
+            bar.set_prefix("features");
+        }
+    }
+
     fn epoch_begins(&mut self, epoch: usize, done: usize, batches: usize) {
         if let Some(bar) = &self.bar {
             bar.reset();
@@ -171,6 +257,7 @@ fn conclude(summary: &Summary, run: &Path, common: &Common) -> Result<()> {
             "best_val_acc": summary.best.val_acc,
             "val_loss": evaluation.loss,
             "top5": evaluation.top5,
+            "skipped": summary.skipped,
             "seconds": summary.seconds,
         }));
     }
@@ -181,6 +268,9 @@ fn conclude(summary: &Summary, run: &Path, common: &Common) -> Result<()> {
     table.add_row(["time", &duration(summary.seconds)]);
     table.add_row(["run", &run.display().to_string()]);
     report::print(table)?;
+    for skipped in &summary.skipped {
+        eprintln!("skipped: {}", skipped.reason);
+    }
     let sample = sample_picture(run)?;
     report::print(format!(
         "\nNext, let it read a picture:\n\n  {} predict {} --model {}\n",

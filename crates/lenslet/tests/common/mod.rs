@@ -116,3 +116,46 @@ pub fn tensors(path: &Path) -> Vec<(String, Vec<u8>)> {
     tensors.sort();
     tensors
 }
+
+/// Writes a file and the folders above it.
+pub fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Classes of [`photos`], in their natural order.
+pub const CLASSES: [&str; 3] = ["grün", "rot 2", "rot 10"];
+
+/// A PNG of 24 x 20: a gradient whose slope is the class, with noise that is the picture's own.
+pub fn picture(class: usize, number: usize) -> Vec<u8> {
+    let mut noise = (class * 1000 + number) as u32 + 1;
+    let mut pixels = Vec::new();
+    for y in 0..20usize {
+        for x in 0..24usize {
+            noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = match class {
+                0 => x * 9,
+                1 => y * 11,
+                _ => 220 - x * 9,
+            };
+            let value = value as u8 + (noise >> 28) as u8;
+            pixels.extend([value, value / 2, 255 - value]);
+        }
+    }
+    let image = lenslet_data::Image::new(24, 20, 3, pixels).unwrap();
+    image.to_png().unwrap()
+}
+
+/// A folder `photos` of class folders in these parts ("" for none), `count` pictures a class.
+pub fn photos(dir: &Path, parts: &[&str], count: usize) -> PathBuf {
+    let folder = dir.join("photos");
+    for (at, part) in parts.iter().enumerate() {
+        for (class, name) in CLASSES.iter().enumerate() {
+            for i in 0..count {
+                let path = folder.join(part).join(name).join(format!("{i}.png"));
+                write(&path, &picture(class, at * count + i));
+            }
+        }
+    }
+    folder
+}

@@ -1,0 +1,281 @@
+//! One epoch: its steps, its record, what is written after it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use lenslet_models::Model;
+
+use super::feed::{Fed, Feed};
+use super::{Observer, Trainer};
+use crate::features::{self, FeatureSet};
+use crate::history::GroupRates;
+use crate::metrics::top_k;
+use crate::model_file::{FORMAT, save_model};
+use crate::run::Progress;
+use crate::step::backward;
+use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, TrainError, record_golden};
+
+/// Gradients of the batches of a step that is not complete yet.
+#[derive(Default)]
+struct Pending {
+    sum: NamedGradients,
+    samples: usize,
+    batches: usize,
+}
+
+impl Trainer {
+    /// Runs the frozen backbone over all pictures, where that is all it is needed for; false when
+    /// `stop` was raised.
+    pub(super) fn prepare_features(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        if !self.caches_features() {
+            return Ok(true);
+        }
+        let preprocess = serde_json::to_string(&self.preprocess).unwrap_or_default();
+        let data = &self.config.fingerprint;
+        let key = features::key(data, &preprocess, self.model(), &self.parts);
+        let path = self.run.file("features.safetensors");
+        self.features = features::load(&path, &key);
+        if self.features.is_some() {
+            return Ok(true);
+        }
+        let plain = self.device.clone().without_autodiff();
+        let model = self.model().valid();
+        let pictures: usize = self.loaders().map(|l| l.dataset().len()).iter().sum();
+        let mut before = 0;
+        let mut sets = Vec::new();
+        for loader in [&self.train, &self.val] {
+            let mut progress = |done| observer.features_done(before + done, pictures);
+            match FeatureSet::compute(&model, loader, &plain, &mut progress, stop)? {
+                Some(set) => sets.push(set),
+                None => return Ok(false),
+            }
+            before += loader.dataset().len();
+        }
+        if let Ok(sets) = <[FeatureSet; 2]>::try_from(sets) {
+            features::save(&path, &key, [&sets[0], &sets[1]])?;
+            self.features = Some(sets);
+        }
+        Ok(true)
+    }
+
+    /// Trains the rest of the epoch under way; true when it was stopped.
+    pub(super) fn epoch(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        let (epoch, batches) = (self.progress.epoch, self.train.batches());
+        observer.epoch_begins(epoch + 1, self.progress.batch, batches);
+        let rates = self.rates(epoch);
+        let began = Instant::now();
+        let spent = self.progress.seconds;
+        // Taken out, so that the batches can be read while the model changes.
+        let features = self.features.take();
+        let stopped = {
+            let mut feed = Feed::of(self, features.as_ref(), epoch as u64, self.progress.batch);
+            self.batches(&mut feed, rates, spent, began, observer, stop)
+        };
+        self.features = features;
+        if stopped? {
+            return Ok(true);
+        }
+        let train_seconds = self.progress.seconds;
+        let model = self.judged_model();
+        let Some(evaluation) = self.evaluate(&model, stop)? else {
+            return Ok(true);
+        };
+        self.progress.remember(&evaluation.skipped);
+        let share = |v: f64| v / self.progress.seen.max(1) as f64;
+        let record = EpochRecord {
+            epoch: epoch + 1,
+            train_loss: share(self.progress.loss_sum),
+            train_acc: share(self.progress.correct as f64),
+            val_loss: evaluation.loss,
+            val_acc: evaluation.top1,
+            lr: rates,
+            images_per_s: self.progress.seen as f64 / train_seconds.max(1e-9),
+            seconds: spent + began.elapsed().as_secs_f64(),
+        };
+        self.complete(record, &model, observer)?;
+        Ok(false)
+    }
+
+    fn batches(
+        &mut self,
+        feed: &mut Feed<'_>,
+        rates: GroupRates,
+        spent: f64,
+        began: Instant,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<bool, TrainError> {
+        let mut pending = Pending::default();
+        while let Some(fed) = feed.next_batch() {
+            self.take_in(fed?, &mut pending, rates)?;
+            self.progress.seconds = spent + began.elapsed().as_secs_f64();
+            let seen = self.progress.seen;
+            let mean = self.progress.loss_sum / seen.max(1) as f64;
+            observer.batch_done(self.progress.batch, seen, mean);
+            // A checkpoint holds no gradients: a run stops between steps only.
+            if pending.batches == 0 && stop.load(Ordering::Relaxed) {
+                return Ok(true);
+            }
+        }
+        if pending.batches > 0 {
+            self.step(&mut pending, rates)?;
+        }
+        self.progress.remember(&feed.skipped());
+        Ok(false)
+    }
+
+    /// Learning rates of an epoch, counted from 0.
+    fn rates(&self, epoch: usize) -> GroupRates {
+        let train = &self.config.train;
+        let factor = train
+            .scheduler
+            .factor(epoch, train.epochs, train.warmup_epochs);
+        let backbone = match train.freeze {
+            Freeze::Backbone => 0.0,
+            _ => train.backbone_lr_mult,
+        };
+        GroupRates {
+            head: train.lr * factor,
+            backbone: train.lr * factor * backbone,
+        }
+    }
+
+    /// The gradients of one batch, and the step when it completes one.
+    fn take_in(
+        &mut self,
+        fed: Fed,
+        pending: &mut Pending,
+        rates: GroupRates,
+    ) -> Result<(), TrainError> {
+        let samples = fed.labels.len();
+        // One global generator serves all of Burn's random operations: set by the position in the
+        // run, dropout is the same after a resume.
+        let position = self.progress.epoch * self.train.batches() + fed.number;
+        self.device
+            .seed(self.config.train.seed ^ ((position as u64) << 20));
+        let (model, criterion) = (self.model(), &self.criterion);
+        let done = backward(model, fed.input, &fed.target, criterion, &self.device);
+        self.check("loss", done.loss)?;
+        if let Some(gradients) = done.gradients {
+            pending.add(gradients, samples);
+        }
+        let rows = done.logits.chunks_exact(self.classes.len());
+        self.progress.correct += rows
+            .zip(&fed.labels)
+            .filter(|(row, label)| top_k(row, 1)[0] == **label as usize)
+            .count();
+        self.progress.loss_sum += done.loss * samples as f64;
+        self.progress.seen += samples;
+        if pending.batches == self.config.train.accumulate {
+            self.step(pending, rates)?;
+        }
+        self.progress.batch = fed.number + 1;
+        Ok(())
+    }
+
+    /// One optimiser step.
+    fn step(&mut self, pending: &mut Pending, rates: GroupRates) -> Result<(), TrainError> {
+        let gradients = std::mem::take(pending).sum;
+        let (parts, decay) = (&self.parts, self.config.train.layer_decay);
+        let stages = parts.stages();
+        let lr = |name: &str| match stages - parts.part(name) {
+            0 => rates.head,
+            1 => rates.backbone,
+            distance => rates.backbone * decay.powi(distance as i32 - 1),
+        };
+        let max_norm = self.config.train.clip_grad_norm;
+        let model = self.model.take().expect("there except during a step");
+        let (model, norm) = self.optimizer.step(model, gradients, max_norm, &lr);
+        if let Some(ema) = &mut self.ema
+            && norm.is_finite()
+        {
+            ema.update(&model, self.optimizer.steps());
+        }
+        self.model = Some(model);
+        self.check("gradient norm", norm)?;
+        Ok(())
+    }
+
+    fn check(&self, what: &'static str, value: f64) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::Diverged {
+            what,
+            value,
+            epoch: self.progress.epoch + 1,
+            batch: self.progress.batch + 1,
+            run: self.run.path().to_path_buf(),
+        })
+    }
+
+    /// Writes down an epoch that is done: the model if it is the best, history, checkpoint.
+    fn complete(
+        &mut self,
+        record: EpochRecord,
+        model: &Model,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let best = self
+            .progress
+            .best()
+            .is_none_or(|best| record.is_better_than(best));
+        let mut history = std::mem::take(&mut self.progress.history);
+        history.push(record.clone());
+        self.progress = Progress {
+            epoch: self.progress.epoch + 1,
+            history,
+            skipped: std::mem::take(&mut self.progress.skipped),
+            ..Progress::default()
+        };
+        if best {
+            let info = self.info(model, &record)?;
+            save_model(&self.run.file("model.safetensors"), model, &info)?;
+        }
+        let title = format!("{} on {}", self.config.train.model, self.config.data);
+        self.run.save_history(&title, &self.progress.history)?;
+        self.checkpoint()?;
+        observer.epoch_done(&record, best);
+        Ok(())
+    }
+
+    fn info(&self, model: &Model, record: &EpochRecord) -> Result<ModelInfo, TrainError> {
+        let plain = self.device.clone().without_autodiff();
+        let val = self.val.dataset();
+        Ok(ModelInfo {
+            format: FORMAT,
+            architecture: self.config.train.model.clone(),
+            classes: self.classes.clone(),
+            options: Some(self.config.build(self.classes.len())),
+            preprocess: self.preprocess,
+            training: serde_json::json!({ "run": self.config, "epoch": record }),
+            golden: record_golden(model, &self.preprocess, val.as_ref(), &plain)?,
+        })
+    }
+}
+
+impl Pending {
+    fn add(&mut self, gradients: NamedGradients, samples: usize) {
+        self.batches += 1;
+        let before = self.samples;
+        self.samples += samples;
+        if before == 0 {
+            self.sum = gradients;
+            return;
+        }
+        let mut mean = NamedGradients::default();
+        let all = self.samples as f64;
+        mean.add(std::mem::take(&mut self.sum), before as f64 / all);
+        mean.add(gradients, samples as f64 / all);
+        self.sum = mean;
+    }
+}
