@@ -10,6 +10,8 @@ use crate::cpu;
 /// # Errors
 ///
 /// The tensors as they were, where they are not 32-bit numbers in this machine's memory.
+// The tensors go back to the caller as they came: not an error that travels.
+#[allow(clippy::result_large_err)]
 pub fn change_in_place<const N: usize>(
     tensors: [Tensor<1>; N],
     read: Tensor<1>,
