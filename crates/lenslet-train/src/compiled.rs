@@ -1,7 +1,17 @@
 //! The registry's models in the compiled engine.
 
+use burn::tensor::Tensor;
 use lenslet_engine::{Engine, EngineError, Options, Session};
+use lenslet_graph::Outputs;
 use lenslet_models::{ImageModel, Model, Output};
+
+/// What a model was made for, as a graph's output: the forward pass to capture.
+pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
+    match model.output(x) {
+        Output::Logits(y) => y.into(),
+        Output::Map(y) | Output::Grid(y) => y.into(),
+    }
+}
 
 /// Compiles a model for images of shape `[N, C, H, W]`.
 ///
@@ -12,8 +22,5 @@ pub fn compile(
     shape: [usize; 4],
     options: &Options,
 ) -> Result<Session, EngineError> {
-    Engine::compile(model, shape, options, |model, x| match model.output(x) {
-        Output::Logits(y) => lenslet_graph::Outputs::from(y),
-        Output::Map(y) | Output::Grid(y) => y.into(),
-    })
+    Engine::compile(model, shape, options, outputs)
 }

@@ -101,6 +101,11 @@ impl Parts {
         }
     }
 
+    /// Whether a tensor trains.
+    pub fn trains(&self, tensor: &str, freeze: Freeze) -> bool {
+        self.part(tensor) >= self.first(freeze)
+    }
+
     /// How much of each part trains.
     pub fn sizes(&self, freeze: Freeze) -> Vec<PartSize> {
         let first = self.first(freeze);
@@ -114,21 +119,28 @@ impl Parts {
             .collect()
     }
 
+    /// Whether a model with these stages can be frozen like that.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when more stages are to train than there are.
+    pub fn check(&self, freeze: Freeze) -> Result<(), TrainError> {
+        match freeze {
+            Freeze::AllBut(stages) if stages > self.stages() => Err(TrainError::Setting {
+                setting: "--unfreeze",
+                found: format!("{stages}, and the model has {} stages", self.stages()),
+                expected: "it must be at most the number of stages; --freeze none trains everything",
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Freezes `model`: parameters get no gradients, batch norms keep their statistics, dropout and
     /// stochastic depth are off.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when more stages are to train than there are.
     pub fn freeze(&self, model: Model, freeze: Freeze) -> Result<Model, TrainError> {
-        if let Freeze::AllBut(stages) = freeze
-            && stages > self.stages()
-        {
-            return Err(TrainError::Setting {
-                setting: "--unfreeze",
-                found: format!("{stages}, and the model has {} stages", self.stages()),
-                expected: "it must be at most the number of stages; --freeze none trains everything",
-            });
-        }
+        self.check(freeze)?;
         let first = self.first(freeze);
         let frozen = self.of.iter().filter(|(_, part)| **part < first);
         Ok(model.map(&mut Freezer {

@@ -26,7 +26,7 @@ mod step;
 mod tally;
 mod trainer;
 
-pub use compiled::compile;
+pub use compiled::{compile, outputs};
 pub use config::{OptimizerKind, TrainConfig, at_size, find_variant};
 pub use ema::Ema;
 pub use error::TrainError;
