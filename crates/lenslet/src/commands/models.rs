@@ -61,7 +61,7 @@ pub fn run(args: &ModelsArgs, common: &Common) -> Result<Ended> {
             grouped(entry.macs),
             per_cent(published.map(|p| p.top1)),
             per_cent(published.and_then(|p| p.top5)),
-            published.map_or("–", |p| p.weights).to_string(),
+            weights(variant),
         ]);
     }
     report::print(table)?;
@@ -71,6 +71,23 @@ pub fn run(args: &ModelsArgs, common: &Common) -> Result<Ended> {
          `lenslet summary MODEL` shows a model layer by layer.",
     )?;
     Ok(Ended::Done)
+}
+
+/// The published weights, and the side of their pictures where that is not the variant's.
+fn weights(variant: &Variant) -> String {
+    match (variant.published, published_side(variant)) {
+        (Some(published), Some(side)) if side != variant.input[1] => {
+            format!("{}, at {side}", published.weights)
+        }
+        (Some(published), _) => published.weights.to_string(),
+        (None, _) => "–".to_string(),
+    }
+}
+
+/// The side of the pictures on which the published accuracy was measured, where that is known.
+fn published_side(variant: &Variant) -> Option<usize> {
+    let file = variant.published_file(variant.published?.weights)?;
+    Some(variant.preprocess_for(file).crop[0])
 }
 
 fn chosen(family: Option<&str>) -> Result<Vec<&'static Variant>> {
@@ -113,6 +130,6 @@ fn object(entry: &Entry) -> serde_json::Value {
         "name": variant.name, "family": variant.family, "task": variant.task, "year": variant.year,
         "paper": variant.paper, "licence": variant.licence, "input": variant.input,
         "classes": variant.num_classes, "params": entry.params, "macs": entry.macs,
-        "published": variant.published,
+        "published": variant.published, "published_side": published_side(variant),
     })
 }
