@@ -50,14 +50,14 @@ impl ElementKind {
 #[non_exhaustive]
 pub enum NpyError {
     /// The system says no.
-    #[error("{path}: cannot be {action}: {source}")]
+    #[error("{path}: cannot be {action}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// "read" or "written".
         action: &'static str,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file is something else.
     #[error("{path}: is not a NumPy .npy file ({reason}); write it with numpy.save")]
@@ -101,10 +101,10 @@ pub enum NpyError {
 /// When the file cannot be read, is no `.npy` file, is truncated, or its elements are none of
 /// [`ElementKind`].
 pub fn read(path: &Path) -> Result<Array, NpyError> {
-    let bytes = std::fs::read(path).map_err(|source| NpyError::Io {
+    let bytes = std::fs::read(path).map_err(|cause| NpyError::Io {
         path: path.to_path_buf(),
         action: "read",
-        source,
+        cause,
     })?;
     parse(&bytes, path)
 }

@@ -46,6 +46,7 @@ impl ExplainError {
             .map(|name| (strsim::jaro_winkler(layer, name), name.as_str()))
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        near.dedup();
         let names: Vec<&str> = near.iter().take(4).map(|(_, name)| *name).collect();
         ExplainError::Layer {
             layer: layer.to_string(),

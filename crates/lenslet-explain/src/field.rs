@@ -98,7 +98,7 @@ impl FieldPicture {
             sum += s;
             sum >= share * total
         });
-        edge.map(|(reach, _)| (2.0 * reach).ceil() as usize + 1)
+        edge.map(|(reach, _)| (2.0 * reach).floor() as usize + 1)
     }
 }
 
