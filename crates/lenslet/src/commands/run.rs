@@ -44,7 +44,7 @@ pub fn run(args: &RunArgs, common: &Common) -> Result<Ended> {
             };
             Runner::Compiled(Box::new(Engine::compile_graph(graph, &options)?))
         }
-        EngineKind::Eager => Runner::Eager(model, device),
+        EngineKind::Eager => Runner::Eager(Box::new(model), device),
     };
     let mut found = vec![Vec::new(); shapes.len()];
     for images in input.data.chunks(batch * c * h * w) {
@@ -150,7 +150,7 @@ fn fitting(path: &Path, input: &Array, name: &str) -> Result<[usize; 4]> {
 /// What computes.
 enum Runner {
     Compiled(Box<Session>),
-    Eager(Model, Device),
+    Eager(Box<Model>, Device),
 }
 
 impl Runner {
