@@ -93,10 +93,9 @@ pub enum GraphError {
 
 impl GraphError {
     /// `ran` are the modules that did run.
-    pub(crate) fn no_module<T>(name: &str, ran: &[(String, T)]) -> Self {
+    pub(crate) fn no_module<'a>(name: &str, ran: impl Iterator<Item = &'a str>) -> Self {
         let mut near: Vec<(f64, &str)> = ran
-            .iter()
-            .map(|(path, _)| (strsim::jaro_winkler(name, path), path.as_str()))
+            .map(|path| (strsim::jaro_winkler(name, path), path))
             .collect();
         near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
         near.dedup();

@@ -17,6 +17,8 @@ pub struct Layer {
     pub kind: String,
     /// What it gives.
     pub output: ValueId,
+    /// The shape of that, with the pictures first.
+    pub shape: Vec<usize>,
     /// The parameters that it is the first to read, by their paths, with their sizes.
     pub params: Vec<(String, u64)>,
     /// Its multiply-accumulates.
@@ -78,6 +80,7 @@ impl Graph {
                 macs: macs[i],
                 field: fields[output.index()].clone(),
                 bytes: self.bytes(output),
+                shape: Vec::new(),
             };
             layers.push((layer, vec![node]));
         }
@@ -87,9 +90,21 @@ impl Graph {
                 return None;
             }
             layer.kind = kind(&nodes, &fixed);
+            layer.shape = self.layer_shape(&layer);
             Some(layer)
         });
         named.collect()
+    }
+
+    /// The shape of what a layer gives: a module's tokens as it returns them.
+    fn layer_shape(&self, layer: &Layer) -> Vec<usize> {
+        let shape = &self.value(layer.output).shape;
+        match self.tokens.get(&layer.name) {
+            Some(tokens) if tokens.iter().product::<usize>() == self.value(layer.output).len() => {
+                tokens.to_vec()
+            }
+            _ => shape.clone(),
+        }
     }
 
     /// The modules that have children.

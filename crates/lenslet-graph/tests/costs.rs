@@ -68,7 +68,7 @@ fn check(name: &str, costs: &Costs, (graph, params): (Graph, u64)) {
         }
         let at = format!("{name}: {path}");
         let last = inside.last().unwrap_or_else(|| panic!("{at} is missing"));
-        assert_eq!(&graph.value(last.output).shape, shape, "{at}");
+        assert_eq!(&last.shape, shape, "{at}");
         let sum: u64 = inside.iter().map(|layer| layer.num_params()).sum();
         assert_eq!(sum, *params, "{at}: parameters");
         let sum: u64 = inside.iter().map(|layer| layer.macs.total()).sum();

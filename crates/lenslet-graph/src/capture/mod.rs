@@ -126,16 +126,23 @@ fn assemble(mut recording: Recording, taps: &[String]) -> Result<Graph, GraphErr
     let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
     for name in taps {
         let view = returned(&recording, name).and_then(|id| views.get(&id).cloned());
-        let view = view.ok_or_else(|| GraphError::no_module(name, &recording.exits))?;
+        let view = view.ok_or_else(|| {
+            GraphError::no_module(name, recording.exits.iter().map(|e| e.path.as_str()))
+        })?;
         outputs.push(composer.channels_first(&view));
     }
-    Ok(composer.finish(&outputs))
+    let mut graph = composer.finish(&outputs);
+    let tokens = recording.exits.into_iter();
+    graph.tokens = tokens
+        .filter_map(|exit| Some((exit.path, exit.tokens?)))
+        .collect();
+    Ok(graph)
 }
 
 /// What the module of that name returned when it last ran.
 fn returned(recording: &Recording, name: &str) -> Option<TensorId> {
-    let (_, id) = recording.exits.iter().rfind(|(path, _)| path == name)?;
-    *id
+    let exit = recording.exits.iter().rfind(|exit| exit.path == name)?;
+    exit.output
 }
 
 /// The model's parameters and buffers, in the order of its fields, however they came to be.

@@ -49,6 +49,15 @@ fn id<const D: usize>(tensor: &Tensor<D>) -> Option<TensorId> {
     Some(tensor.id())
 }
 
+/// A child that ran.
+pub(super) struct Exit {
+    pub path: String,
+    /// What it returned.
+    pub output: Option<TensorId>,
+    /// The shape of that, where it is tokens `[N, L, C]`.
+    pub tokens: Option<[usize; 3]>,
+}
+
 /// A recorded forward pass.
 #[derive(Default)]
 pub(super) struct Recording {
@@ -57,7 +66,7 @@ pub(super) struct Recording {
     /// What starts or ends at a mark: the name of the child that starts, none at an end.
     pub marks: HashMap<TensorId, Option<String>>,
     /// The path of every child that ran, in the order in which they ended, and what it returned.
-    pub exits: Vec<(String, Option<TensorId>)>,
+    pub exits: Vec<Exit>,
     pub names: HashMap<TensorId, String>,
     /// The named tensors in the order of the model's fields.
     pub fields: Vec<TensorId>,
@@ -167,7 +176,7 @@ fn record<M: Module, O: Into<Outputs>, const D: usize>(
 #[derive(Default)]
 struct Trace {
     marks: HashMap<TensorId, Option<String>>,
-    exits: Vec<(String, Option<TensorId>)>,
+    exits: Vec<Exit>,
     running: Vec<String>,
 }
 
@@ -185,7 +194,11 @@ fn traced<O: Into<Outputs>>(device: &Device, forward: impl FnOnce() -> O) -> (Ou
                     Some(name.to_string())
                 }
                 tap::Step::Exit(output) => {
-                    trace.exits.push((trace.running.join("."), any_id(output)));
+                    trace.exits.push(Exit {
+                        path: trace.running.join("."),
+                        output: any_id(output),
+                        tokens: output.downcast_ref::<Tensor<3>>().map(Tensor::dims),
+                    });
                     trace.running.pop();
                     None
                 }

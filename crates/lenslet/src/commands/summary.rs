@@ -59,7 +59,7 @@ fn rows(graph: &Graph, depth: Option<usize>, trains: &dyn Fn(&str) -> bool) -> V
     let mut rows: Vec<(Option<String>, Row)> = Vec::new();
     for layer in graph.layers() {
         let module = depth.and_then(|depth| prefix(&layer.module, depth));
-        let row = row(graph, layer, batch, trains);
+        let row = row(layer, batch, trains);
         match (rows.last_mut(), &module) {
             (Some((Some(open), whole)), Some(module)) if open == module => {
                 whole.layers += 1;
@@ -84,7 +84,7 @@ fn prefix(path: &str, depth: usize) -> Option<String> {
     (!path.is_empty() && parts.len() >= depth).then(|| parts[..depth].join("."))
 }
 
-fn row(graph: &Graph, layer: Layer, batch: u64, trains: &dyn Fn(&str) -> bool) -> Row {
+fn row(layer: Layer, batch: u64, trains: &dyn Fn(&str) -> bool) -> Row {
     let trainable = layer.params.iter().filter(|(name, _)| trains(name));
     Row {
         trainable: trainable.map(|(_, size)| size).sum(),
@@ -92,7 +92,7 @@ fn row(graph: &Graph, layer: Layer, batch: u64, trains: &dyn Fn(&str) -> bool) -
         name: layer.name,
         kind: layer.kind,
         layers: 1,
-        output: graph.value(layer.output).shape.clone(),
+        output: layer.shape,
         macs: Macs {
             conv: layer.macs.conv / batch,
             linear: layer.macs.linear / batch,
