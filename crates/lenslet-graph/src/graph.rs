@@ -127,6 +127,13 @@ impl Graph {
         &self.values[id.index()]
     }
 
+    /// Gives back the memory of a constant whose numbers nobody will ask for again (they are not numbers from then on).
+    pub fn forget(&mut self, id: ValueId) {
+        if let Source::Constant(constant) = &mut self.values[id.index()].source {
+            constant.data = Data::Splat(f64::NAN);
+        }
+    }
+
     /// The node that computes a value; none for inputs and constants.
     pub fn producer(&self, id: ValueId) -> Option<&Node> {
         match self.value(id).source {
