@@ -49,6 +49,9 @@ pub enum Output {
     Map(Tensor<4>),
     /// Predictions at every cell of a grid: `[N, rows, columns, values]`.
     Grid(Tensor<4>),
+    /// Predictions for every anchor at every position of a few maps, the finest first:
+    /// `[N, anchors, rows, columns, 5 + num_classes]`.
+    Anchors(Vec<Tensor<5>>),
 }
 
 /// What a stage of a backbone gives.
@@ -151,8 +154,10 @@ families! {
     inception { InceptionV3 }
     resnet { ResNet }
     unet { UNet }
+    unet_over { UNetOver }
     squeezenet { SqueezeNet }
     yolo { SimpleYolo }
+    detector { GridDetector, AnchorDetector }
     densenet { DenseNet }
     mobilenet {}
     mobilenet_v3 {}

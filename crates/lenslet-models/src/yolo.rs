@@ -53,7 +53,7 @@ impl YoloHead {
 }
 
 /// Rows and columns of the grid.
-const GRID: usize = 7;
+pub(crate) const GRID: usize = 7;
 
 /// A backbone, and two linear layers that see its whole map and predict for every cell of a 7x7
 /// grid a few boxes (four coordinates and a confidence each) and one score a class.

@@ -243,6 +243,7 @@ pub fn at_size(usual: Preprocess, side: usize) -> Preprocess {
             Resize::Keep => Resize::Keep,
             Resize::ShortSide(n) => Resize::ShortSide(scaled(n, height.min(width))),
             Resize::Exact([h, w]) => Resize::Exact([scaled(h, height), scaled(w, width)]),
+            Resize::Letterbox(_) => Resize::Letterbox([side; 2]),
         },
         crop: [side; 2],
         ..usual

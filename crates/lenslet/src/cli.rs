@@ -8,7 +8,7 @@ use lenslet_train::{Part, TestTime};
 mod data;
 mod train;
 
-pub use data::{CheckArgs, Data, DataArgs, PreviewArgs};
+pub use data::{BoxArg, CheckArgs, Data, DataArgs, MaskArg, PreviewArgs, SceneTask, ScenesArgs};
 pub use train::{Settings, TrainArgs};
 
 /// Image models from LeNet to the Vision Transformer: train, evaluate, predict.

@@ -363,7 +363,7 @@ impl RandomAffine {
 }
 
 impl ColorJitter {
-    fn apply(&self, mut image: Image, rng: &mut Rng) -> Image {
+    pub(super) fn apply(&self, mut image: Image, rng: &mut Rng) -> Image {
         let mut order = [0, 1, 2, 3];
         rng.shuffle(&mut order);
         let mut factor =

@@ -16,6 +16,7 @@ pub fn run(args: &DataArgs, common: &Common) -> Result<Ended> {
     match &args.what {
         Data::Check(args) => check(args, common),
         Data::Preview(args) => preview(args, common),
+        Data::Scenes(args) => super::scenes::run(args, common),
     }
 }
 

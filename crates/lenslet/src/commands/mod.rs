@@ -7,6 +7,7 @@ pub mod eval;
 pub mod fetch;
 pub mod model;
 pub mod predict;
+pub mod scenes;
 pub mod train;
 pub mod verify;
 
