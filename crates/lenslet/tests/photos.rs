@@ -259,7 +259,7 @@ fn frozen_parts_stay_as_they_are() {
     let first = train_tiny(dir.path(), &data, &[]);
     let weights = ["--weights", text(&first)];
     let again = |options: &[&str]| train_tiny(dir.path(), &data, &[&weights, options].concat());
-    let frozen = again(&["--augment"]);
+    let frozen = again(&["--augment", "light"]);
     assert_eq!(moved(&first, &frozen), ["fc.bias", "fc.weight"]);
     let last = moved(&first, &again(&["--unfreeze", "1"]));
     let behind = |name: &String| {

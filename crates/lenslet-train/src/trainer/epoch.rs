@@ -13,8 +13,8 @@ use crate::history::GroupRates;
 use crate::metrics::top_k;
 use crate::model_file::{FORMAT, save_model};
 use crate::run::Progress;
-use crate::step::backward;
-use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, TrainError, record_golden};
+use crate::step::{Input, backward};
+use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, Runner, TrainError, record_golden};
 
 /// Gradients of the batches of a step that is not complete yet.
 #[derive(Default)]
@@ -32,25 +32,28 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
+        if !self.has_frozen_backbone() {
+            return Ok(true);
+        }
         if !self.caches_features() {
+            self.frozen = Some(self.frozen_backbone()?);
             return Ok(true);
         }
         let preprocess = serde_json::to_string(&self.preprocess).unwrap_or_default();
-        let data = &self.config.fingerprint;
-        let key = features::key(data, &preprocess, self.model(), &self.parts);
+        let (data, engine) = (&self.config.fingerprint, self.config.train.engine);
+        let key = features::key(data, &preprocess, engine, self.model(), &self.parts);
         let path = self.run.file("features.safetensors");
         self.features = features::load(&path, &key);
         if self.features.is_some() {
             return Ok(true);
         }
-        let plain = self.device.clone().without_autodiff();
-        let model = self.model().valid();
+        let frozen = self.frozen_backbone()?;
         let pictures: usize = self.loaders().map(|l| l.dataset().len()).iter().sum();
         let mut before = 0;
         let mut sets = Vec::new();
         for loader in [&self.train, &self.val] {
             let mut progress = |done| observer.features_done(before + done, pictures);
-            match FeatureSet::compute(&model, loader, &plain, &mut progress, stop)? {
+            match FeatureSet::compute(&frozen, loader, &mut progress, stop)? {
                 Some(set) => sets.push(set),
                 None => return Ok(false),
             }
@@ -61,6 +64,20 @@ impl Trainer {
             self.features = Some(sets);
         }
         Ok(true)
+    }
+
+    /// The frozen backbone, ready for batches of pictures.
+    fn frozen_backbone(&self) -> Result<Runner, TrainError> {
+        let batch = self.config.train.batch_size;
+        let pictures = self.train.dataset().len();
+        let input = self.input(batch.min(pictures));
+        let plain = self.device.clone().without_autodiff();
+        Runner::features(
+            self.config.train.engine,
+            &self.model().valid(),
+            input,
+            &plain,
+        )
     }
 
     /// Trains the rest of the epoch under way; true when it was stopped.
@@ -162,8 +179,9 @@ impl Trainer {
         let position = self.progress.epoch * self.train.batches() + fed.number;
         self.device
             .seed(self.config.train.seed ^ ((position as u64) << 20));
+        let input = self.behind_backbone(fed.input)?;
         let (model, criterion) = (self.model(), &self.criterion);
-        let done = backward(model, fed.input, &fed.target, criterion, &self.device);
+        let done = backward(model, input, &fed.target, criterion, &self.device);
         self.check("loss", done.loss)?;
         if let Some(gradients) = done.gradients {
             pending.add(gradients, samples);
@@ -180,6 +198,18 @@ impl Trainer {
         }
         self.progress.batch = fed.number + 1;
         Ok(())
+    }
+
+    /// Pictures as features where the backbone is frozen and runs apart.
+    pub(super) fn behind_backbone(&self, input: Input) -> Result<Input, TrainError> {
+        Ok(match (&self.frozen, input) {
+            (Some(frozen), Input::Pictures(images, shape)) => {
+                let features = frozen.run(images, shape)?;
+                let width = features.len() / shape[0].max(1);
+                Input::Features(features, [shape[0], width])
+            }
+            (_, input) => input,
+        })
     }
 
     /// One optimiser step.

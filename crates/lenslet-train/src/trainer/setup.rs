@@ -13,7 +13,7 @@ use super::Trainer;
 use crate::loss::balanced_weights;
 use crate::run::{Checkpoint, RunConfig, RunDir};
 use crate::source::Split;
-use crate::{Criterion, Parts, TrainError};
+use crate::{Criterion, Parts, TrainError, even_batch};
 
 /// Data and model description.
 pub(super) struct Prepared {
@@ -42,7 +42,11 @@ impl Prepared {
         };
         let loader = |dataset: Arc<dyn Dataset>, augment: Option<Augment>, shuffle: bool| {
             let settings = LoaderConfig {
-                batch_size: train.batch_size,
+                batch_size: if shuffle {
+                    train.batch_size
+                } else {
+                    even_batch(dataset.len(), train.batch_size)
+                },
                 shuffle,
                 seed: train.seed,
                 workers: config.threads,
@@ -90,6 +94,7 @@ impl Prepared {
             optimizer: stand.optimizer,
             ema: stand.ema,
             features: None,
+            frozen: None,
             progress: stand.progress,
         }
     }

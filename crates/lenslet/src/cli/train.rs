@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lenslet_nn::HeadKind;
-use lenslet_train::{Freeze, OptimizerKind, Schedule, TrainConfig};
+use lenslet_train::{AugmentKind, EngineKind, Freeze, OptimizerKind, Schedule, TrainConfig};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -67,6 +67,9 @@ pub struct Settings {
     /// Train the last N stages of the backbone and the classifier
     #[arg(long, value_name = "N", conflicts_with = "freeze")]
     pub unfreeze: Option<usize>,
+    /// Keep the statistics of batch norms also where they train
+    #[arg(long)]
+    pub freeze_norm_stats: bool,
     /// Start from random values and train everything
     #[arg(long, conflicts_with_all = ["freeze", "unfreeze"])]
     pub from_scratch: bool,
@@ -124,12 +127,13 @@ pub struct Settings {
     /// Stop after N epochs without a better validation accuracy
     #[arg(long, value_name = "N")]
     pub early_stopping: Option<usize>,
-    /// Train on the pictures as they are, without random changes
+    /// How much training pictures are changed at random [default: guide from scratch, light from
+    /// weights, none where the backbone is frozen]
+    #[arg(long, value_name = "HOW")]
+    pub augment: Option<AugmentKind>,
+    /// Train on the pictures as they are: --augment none
     #[arg(long, conflicts_with = "augment")]
     pub no_augment: bool,
-    /// Change training pictures at random, also where the backbone is frozen
-    #[arg(long)]
-    pub augment: bool,
     /// RandAugment: two random operations a picture
     #[arg(long)]
     pub randaugment: bool,
@@ -145,6 +149,9 @@ pub struct Settings {
     /// Run a frozen backbone anew in every epoch
     #[arg(long)]
     pub no_feature_cache: bool,
+    /// What runs a frozen backbone and the model on held-out pictures [default: compiled]
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<EngineKind>,
     /// Share of the pictures that may be unreadable [default: 0.05]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub max_unreadable: Option<f64>,
@@ -201,12 +208,17 @@ impl Settings {
             class_weights: self.class_weights,
             ema: self.ema,
             early_stopping: self.early_stopping,
-            augment: (default.augment || self.augment) && !self.no_augment,
+            augment: match (self.no_augment, self.augment) {
+                (true, _) => AugmentKind::None,
+                (false, given) => given.unwrap_or(default.augment),
+            },
+            freeze_norm_stats: self.freeze_norm_stats || default.freeze_norm_stats,
             randaugment: self.randaugment,
             random_erasing: self.random_erasing.unwrap_or(default.random_erasing),
             mixup: self.mixup.unwrap_or(default.mixup),
             cutmix: self.cutmix.unwrap_or(default.cutmix),
             cache_features: !self.no_feature_cache,
+            engine: self.engine.unwrap_or(default.engine),
             max_unreadable: self.max_unreadable.unwrap_or(default.max_unreadable),
             seed: self.seed.unwrap_or(default.seed),
             ..default
