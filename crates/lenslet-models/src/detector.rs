@@ -11,9 +11,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
+    AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
     Interpolation, LinearConfig, Sequential, concat, flatten, forward_head, forward_range,
-    forward_sequential, global_avg_pool, resize, to_nchw,
+    forward_sequential, global_avg_pool, resize,
 };
 
 use crate::backbone::Backbone;
@@ -31,6 +31,10 @@ const ADAPTED: usize = 512;
 const HIDDEN: usize = 1024;
 /// Channels of the anchor head, at most.
 const WIDEST: usize = 256;
+
+/// First logit of every objectness: hardly a position holds a box (T.-Y. Lin et al., *Focal Loss for
+/// Dense Object Detection*, ICCV 2017, section 4.1).
+const UNLIKELY: f32 = -4.0;
 
 fn conv_bn(from: usize, to: usize, kernel: usize, init: &mut Init) -> Sequential {
     let conv = Conv2dConfig::new(from, to, kernel).with_padding(kernel / 2);
@@ -133,7 +137,8 @@ impl AnchorDetector {
         for (level, &anchors) in levels.iter().rev().zip(anchors.iter().rev()).take(scales) {
             let width = level.channels.min(WIDEST);
             let neck = conv_bn(level.channels + above, width, 1, init);
-            let predict = YoloHead::new(width, anchors, options.num_classes, init);
+            let predict = YoloHead::new(width, anchors, options.num_classes, init)
+                .with_objectness(UNLIKELY);
             head.push(ScaleHead { neck, predict });
             above = width;
         }

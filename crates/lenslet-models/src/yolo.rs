@@ -10,7 +10,7 @@ use lenslet_data::Interpolation::Bilinear;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
+    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init, Layer,
     LinearConfig, Sequential, flatten, forward_head, forward_range, forward_sequential, to_nhwc,
 };
 
@@ -41,6 +41,23 @@ impl YoloHead {
             ],
             anchors,
         }
+    }
+
+    /// With objectness that starts `logit` higher, whatever the input.
+    pub fn with_objectness(mut self, logit: f32) -> Self {
+        if let Some(Layer::Conv2d(last)) = self.head.last_mut() {
+            let anchors = self.anchors;
+            last.bias = last.bias.take().map(|bias| {
+                bias.map(|bias| {
+                    let values = bias.dims()[0] / anchors;
+                    let raise = |i: usize| if i % values == 4 { logit } else { 0.0 };
+                    let raises: Vec<f32> = (0..bias.dims()[0]).map(raise).collect();
+                    let device = bias.device();
+                    bias + Tensor::<1>::from_floats(raises.as_slice(), &device)
+                })
+            });
+        }
+        self
     }
 
     /// A map `[N, H, W, channels]` to `[N, anchors, H, W, 5 + num_classes]`.

@@ -2,11 +2,12 @@
 
 use lenslet_data::mix::Mix;
 use lenslet_data::transform::{RandAugment, RandomErasing};
-use lenslet_data::{Augment, Preprocess, Resize};
-use lenslet_models::{BuildOptions, Task, Variant, near_names, variant};
+use lenslet_data::{Augment, Joint, Preprocess, Resize};
+use lenslet_models::{BuildOptions, Task, Variant, grey, near_names, variant};
 use lenslet_nn::HeadKind;
 use serde::{Deserialize, Serialize};
 
+use crate::segment::PixelLoss;
 use crate::{EngineKind, Freeze, Optimizer, Rule, Schedule, TrainError};
 
 mod check;
@@ -40,6 +41,8 @@ pub enum AugmentKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainConfig {
+    /// What is learnt.
+    pub task: Task,
     /// Name of the variant.
     pub model: String,
     /// Side of the square that the model sees; the variant's own if `None`.
@@ -100,6 +103,16 @@ pub struct TrainConfig {
     pub cache_features: bool,
     /// What runs a frozen backbone, and the model on the held-out pictures.
     pub engine: EngineKind,
+    /// What masks are learnt by.
+    pub pixel_loss: PixelLoss,
+    /// Range of the factor by which pictures with masks or boxes are enlarged at random.
+    pub scale: [f32; 2],
+    /// Probability that such a picture is mirrored.
+    pub hflip: f32,
+    /// Maps that an anchor detector finds boxes in.
+    pub scales: usize,
+    /// Anchors a map.
+    pub anchors: usize,
     /// Share of the pictures that may be unreadable.
     pub max_unreadable: f64,
     /// Decides first values, order and augmentation.
@@ -109,6 +122,7 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            task: Task::Classification,
             model: "lenet5".into(),
             input_size: None,
             head: HeadKind::Own,
@@ -139,6 +153,11 @@ impl Default for TrainConfig {
             cutmix: 0.0,
             cache_features: true,
             engine: EngineKind::Compiled,
+            pixel_loss: PixelLoss::Both,
+            scale: Joint::default().scale,
+            hflip: 0.0,
+            scales: 2,
+            anchors: 3,
             max_unreadable: 0.05,
             seed: 0,
         }
@@ -170,21 +189,62 @@ impl TrainConfig {
         }
     }
 
+    /// Defaults for pictures with masks or boxes.
+    pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
+        let photos = Self::photos(model, weights, freeze);
+        Self {
+            task,
+            head: HeadKind::Own,
+            epochs: match task {
+                Task::Segmentation => 10,
+                _ => 20,
+            },
+            batch_size: 16,
+            lr: 3e-3,
+            warmup_epochs: 1,
+            augment: AugmentKind::Guide,
+            ..photos
+        }
+    }
+
     /// The model's entry in the registry.
     ///
     /// # Errors
-    /// [`TrainError::UnknownModel`] with near names; [`TrainError::Setting`] for a model that is no
-    /// classifier.
+    /// [`TrainError::UnknownModel`] with near names; [`TrainError::Setting`] for a model that is for
+    /// another task.
     pub fn variant(&self) -> Result<&'static Variant, TrainError> {
         let variant = find_variant(&self.model)?;
-        if variant.task == Task::Classification {
+        if variant.task == self.task {
             return Ok(variant);
         }
+        let expected = match self.task {
+            Task::Classification => {
+                "it must be a model that classifies pictures; this one is for another task: say which with --task"
+            }
+            Task::Segmentation => "it must be one for segmentation, such as unet or unet_resnet18",
+            Task::Detection => "it must be one for detection, such as yolo or yolo_resnet18",
+        };
         Err(TrainError::Setting {
             setting: "--model",
             found: self.model.clone(),
-            expected: "it must be a model that classifies pictures; this one is for another task",
+            expected,
         })
+    }
+
+    /// What is done at random to training pictures whose masks or boxes follow.
+    pub fn joint(&self) -> Joint {
+        match self.augment {
+            AugmentKind::None => Joint {
+                scale: [1.0; 2],
+                horizontal_flip: 0.0,
+                color_jitter: None,
+            },
+            _ => Joint {
+                scale: self.scale,
+                horizontal_flip: self.hflip,
+                ..Joint::default()
+            },
+        }
     }
 
     /// How the model is built for `classes` classes. Auxiliary classifiers only help where the
@@ -204,7 +264,22 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::variant`].
     pub fn preprocess(&self) -> Result<Preprocess, TrainError> {
-        let usual = self.variant()?.preprocess;
+        let variant = self.variant()?;
+        let side = self.input_size.unwrap_or(variant.preprocess.crop[0]);
+        let usual = match (self.task, variant.input[0]) {
+            // The guide's U-Net has no preprocessing of its own.
+            (Task::Segmentation, 1) => grey(side),
+            (Task::Segmentation, _) => Preprocess {
+                resize: Resize::Keep,
+                ..variant.preprocess
+            },
+            (Task::Detection, _) => Preprocess {
+                resize: Resize::Letterbox([side; 2]),
+                crop: [side; 2],
+                ..variant.preprocess
+            },
+            _ => variant.preprocess,
+        };
         Ok(match self.input_size {
             Some(size) => at_size(usual, size),
             None => usual,

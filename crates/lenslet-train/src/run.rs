@@ -58,8 +58,8 @@ pub struct Progress {
     pub step: u64,
     /// Sum of the losses of the samples of the epoch under way.
     pub loss_sum: f64,
-    /// Samples of the epoch under way that were right.
-    pub correct: usize,
+    /// Samples of the epoch under way that were right, of masks the shares that were.
+    pub correct: f64,
     /// Samples of the epoch under way that were seen.
     pub seen: usize,
     /// Seconds spent in the epoch under way.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use lenslet_data::{Loader, Preprocess};
+use lenslet_data::{DataError, Dataset, Image, Preprocess, Sample};
 use lenslet_models::{Model, Variant};
 use lenslet_nn::Init;
 
@@ -13,7 +13,7 @@ use crate::features::FeatureSet;
 use crate::files::write_atomic;
 use crate::run::{Checkpoint, Progress, RunConfig, RunDir};
 use crate::{
-    Criterion, Ema, EngineKind, EpochRecord, Evaluation, Freeze, Optimizer, PartSize, Parts,
+    Criterion, Ema, EngineKind, EpochRecord, Freeze, Measured, Optimizer, PartSize, Parts,
     Pretrained, ReportSource, Runner, SkippedFile, TestTime, TrainError, evaluate, even_batch,
     load_model, write_report,
 };
@@ -22,9 +22,11 @@ mod epoch;
 mod feed;
 mod find_rate;
 mod setup;
+mod work;
 
 pub use find_rate::FoundRate;
 use setup::Prepared;
+use work::{Work, settle};
 
 /// Held-out pictures from which on compiling a model anew for every epoch takes less time than it
 /// saves.
@@ -62,7 +64,7 @@ pub struct Summary {
     /// The epoch with the best validation accuracy, whose weights are in the model file.
     pub best: EpochRecord,
     /// That model on the validation data.
-    pub evaluation: Evaluation,
+    pub evaluation: Measured,
     /// Every epoch.
     pub history: Vec<EpochRecord>,
     /// Pictures of either part that could not be read.
@@ -78,8 +80,7 @@ pub struct Trainer {
     variant: &'static Variant,
     preprocess: Preprocess,
     classes: Vec<String>,
-    train: Loader,
-    val: Loader,
+    work: Work,
     device: Device,
     /// There, except during a step, which changes it in place.
     model: Option<Model>,
@@ -108,20 +109,23 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         config.train.validate()?;
         config.data = config.data.settled(config.data.is_divided()?);
-        let split = config.data.open()?;
-        config.fingerprint = split.fingerprint()?;
+        let data = config.data.data()?;
+        config.fingerprint = data.fingerprint()?;
+        let anchors = settle(&mut config.train, &data)?;
+        // The size that was filled in must suit the model as well.
+        config.train.validate()?;
         let device = device.clone().autodiff();
         let mut init = Init::seeded(&device, config.train.seed);
-        let classes = split.train.class_names().len();
+        let classes = data.classes().len();
         let model = match weights {
             Some(weights) => {
-                let start = weights.load(&config.train, classes, &mut init)?;
+                let start = weights.load(&config.train, classes, anchors, &mut init)?;
                 config.build = Some(start.build);
                 config.preprocess = Some(start.preprocess);
                 start.model
             }
             None => {
-                let build = config.train.build_options(classes);
+                let build = config.train.build_options(classes).with_anchors(anchors);
                 let variant = config.train.variant()?;
                 let model = variant.build_with(&build, &mut init);
                 config.build = Some(build);
@@ -129,7 +133,7 @@ impl Trainer {
                 model
             }
         };
-        let prepared = Prepared::new(&config, split)?;
+        let prepared = Prepared::new(&config, data)?;
         let parts = Parts::of(&model, prepared.variant.classifier);
         let stand = Checkpoint {
             model: parts.freeze(model, config.train.freeze, config.train.freeze_norm_stats)?,
@@ -152,15 +156,15 @@ impl Trainer {
             run: run.path().to_path_buf(),
             reason,
         };
-        let split = config.data.open()?;
-        if split.fingerprint()? != config.fingerprint {
+        let data = config.data.data()?;
+        if data.fingerprint()? != config.fingerprint {
             return Err(refuse(format!(
                 "the data in {} have changed since it began (pictures, labels or classes), so it could not go on \
                  where it was. Bring them back to what they were, or start a new run",
                 config.data
             )));
         }
-        let prepared = Prepared::new(&config, split)?;
+        let prepared = Prepared::new(&config, data)?;
         let device = device.clone().autodiff();
         let build = config.build(prepared.classes.len());
         let mut stand = run.load_checkpoint(&config.train, &build, &device)?;
@@ -199,9 +203,9 @@ impl Trainer {
         self.parts.sizes(self.config.train.freeze)
     }
 
-    /// The training and the validation data.
-    pub fn loaders(&self) -> [&Loader; 2] {
-        [&self.train, &self.val]
+    /// Pictures to train on and held out.
+    pub fn pictures(&self) -> [usize; 2] {
+        self.work.pictures()
     }
 
     /// The names of the classes, in order.
@@ -211,13 +215,15 @@ impl Trainer {
 
     /// Whether everything but the last layer is frozen, and can run apart from it.
     fn has_frozen_backbone(&self) -> bool {
-        let linear = self.variant.family != "SqueezeNet";
+        let linear = self.variant.family != "SqueezeNet" && self.work.classes().is_some();
         self.config.train.freeze == Freeze::Backbone && linear
     }
 
     /// Whether the frozen backbone runs once a picture.
     pub fn caches_features(&self) -> bool {
-        let plain = self.train.augment().is_none() && self.config.train.mix().is_none();
+        let train = self.work.classes().map(|[train, _]| train);
+        let plain = train.is_some_and(|train| train.augment().is_none());
+        let plain = plain && self.config.train.mix().is_none();
         self.config.train.cache_features && self.has_frozen_backbone() && plain
     }
 
@@ -266,15 +272,21 @@ impl Trainer {
     }
 
     /// A model on the validation data; `None` when `stop` was raised.
-    fn evaluate(&self, model: &Model, stop: &AtomicBool) -> Result<Option<Evaluation>, TrainError> {
+    fn evaluate(&self, model: &Model, stop: &AtomicBool) -> Result<Option<Measured>, TrainError> {
         let plain = self.device.clone().without_autodiff();
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         if let Some([_, val]) = &self.features {
-            return Ok(Some(val.evaluate(model, self.classes.len(), &plain)));
+            let found = val.evaluate(model, self.classes.len(), &plain);
+            return Ok(Some(Measured::Classes(found)));
         }
-        let samples = self.val.dataset().len();
+        let Some([_, val]) = self.work.classes() else {
+            let build = self.config.build(self.classes.len());
+            let how = (&self.preprocess, &build);
+            return self.work.evaluate(model, how, &plain, stop);
+        };
+        let samples = val.dataset().len();
         let engine = if samples < COMPILED_FROM {
             EngineKind::Eager
         } else {
@@ -282,7 +294,8 @@ impl Trainer {
         };
         let input = self.input(even_batch(samples, self.config.train.batch_size));
         let runner = Runner::logits(engine, model, input, &plain)?;
-        evaluate(&runner, &self.val, TestTime::None, &mut |_| (), stop)
+        let found = evaluate(&runner, val, TestTime::None, &mut |_| (), stop)?;
+        Ok(found.map(Measured::Classes))
     }
 
     /// The best model on the validation data, and its confusion matrix and the report in the
@@ -299,9 +312,7 @@ impl Trainer {
                 batch: 0,
             });
         };
-        self.progress.remember(&evaluation.skipped);
-        let csv = evaluation.confusion.to_csv(&self.classes);
-        write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
+        self.progress.remember(evaluation.skipped());
         let summary = Summary {
             best,
             evaluation,
@@ -309,16 +320,67 @@ impl Trainer {
             seconds: self.progress.history.iter().map(|r| r.seconds).sum(),
             history: std::mem::take(&mut self.progress.history),
         };
+        let confusion = match &summary.evaluation {
+            Measured::Classes(found) => Some(&found.confusion),
+            Measured::Masks(found) => Some(&found.confusion),
+            Measured::Boxes(_) => None,
+        };
+        if let Some(confusion) = confusion {
+            let csv = confusion.to_csv(&self.classes);
+            write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
+        }
+        let val: &dyn Dataset = match self.work.classes() {
+            Some([_, val]) => val.dataset().as_ref(),
+            None => &NoPictures,
+        };
+        let [trained_on, held_out] = self.work.pictures();
         let source = ReportSource {
             config: &self.config,
             summary: &summary,
             classes: &self.classes,
             parts: &self.parts(),
-            trained_on: self.train.dataset().len(),
-            val: self.val.dataset().as_ref(),
+            trained_on,
+            held_out,
+            val,
             preprocess: &self.preprocess,
+            examples: self.examples(&model, &summary.evaluation, &plain)?,
         };
         write_report(&self.run, &source)?;
         Ok(Outcome::Finished(Box::new(summary)))
+    }
+}
+
+impl Trainer {
+    /// Held-out pictures beside what the model makes of them, where masks or boxes are learnt.
+    fn examples(
+        &self,
+        model: &Model,
+        found: &Measured,
+        device: &Device,
+    ) -> Result<Vec<(String, Image)>, TrainError> {
+        let build = self.config.build(self.classes.len());
+        let how = (&self.preprocess, &build);
+        work::examples(&self.work, model, found, how, device)
+    }
+}
+
+/// The data of a task whose pictures have no class.
+struct NoPictures;
+
+impl Dataset for NoPictures {
+    fn len(&self) -> usize {
+        0
+    }
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+    fn id(&self, index: usize) -> String {
+        format!("sample {index}")
+    }
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        Err(DataError::Index { index, len: 0 })
     }
 }

@@ -113,6 +113,16 @@ pub struct PredictArgs {
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+    /// Folder for masks and overlays, or for pictures with their boxes drawn [default for masks:
+    /// predictions; boxes are drawn where this is given]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Tell boxes that the model is at least so sure of
+    #[arg(long, default_value_t = 0.3, value_name = "P")]
+    pub score: f64,
+    /// A box goes when a surer one of its class overlaps it by more
+    #[arg(long, default_value_t = 0.45, value_name = "IOU")]
+    pub overlap: f64,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -64,7 +64,7 @@ pub fn draw(digits: &dyn Dataset, size: usize, rng: &mut Rng) -> Result<Scene, D
     let count = if rng.chance(0.04) { 0 } else { 1 + rng.below(MOST) };
     for _ in 0..count {
         let sample = digits.get(rng.below(digits.len() as u64) as usize)?;
-        let side = (size as f64 * rng.range(0.17, 0.42)).round().max(8.0) as usize;
+        let side = (size as f64 * rng.range(0.24, 0.5)).round().max(8.0) as usize;
         let ink = turned(&sample.image, side, rng.range(-15.0, 15.0));
         let mut placed = Placed {
             class: sample.label as u8,

@@ -224,6 +224,7 @@ impl Preprocess {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Rng;
     use crate::rng::Purpose;
     use proptest::prelude::*;
 

@@ -79,7 +79,7 @@ impl<'a> Scale<'a> {
 /// its rows and columns. `boxes` are in pixels of the input; crowds are not learnt.
 pub fn anchor_loss(
     spec: &AnchorSpec,
-    outputs: &[(Vec<f32>, [usize; 2])],
+    outputs: &[(&[f32], [usize; 2])],
     boxes: &[Vec<BoxLabel>],
 ) -> LossValue {
     let scales: Vec<Scale<'_>> = outputs
@@ -264,7 +264,11 @@ mod tests {
     #[test]
     fn gradients_are_slopes() {
         let (spec, outputs, boxes) = (spec(), outputs(), boxes());
-        let found = anchor_loss(&spec, &outputs, &boxes);
+        let loss = |o: &[(Vec<f32>, [usize; 2])]| {
+            let parts: Vec<_> = o.iter().map(|(v, s)| (v.as_slice(), *s)).collect();
+            anchor_loss(&spec, &parts, &boxes)
+        };
+        let found = loss(&outputs);
         assert!(found.loss > 0.0);
         for s in 0..2 {
             for i in (0..outputs[s].0.len()).step_by(3) {
@@ -274,7 +278,7 @@ mod tests {
                 let at = |step: f32| {
                     let mut moved = outputs.clone();
                     moved[s].0[i] += step;
-                    anchor_loss(&spec, &moved, &boxes).loss
+                    loss(&moved).loss
                 };
                 let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
                 let got = f64::from(found.gradients[s][i]);
@@ -296,7 +300,8 @@ mod tests {
         let logit = |p: f32| (p / (1.0 - p)).ln();
         outputs[1].0[21..28]
             .copy_from_slice(&[logit(0.125), logit(0.1875), 0.0, 0.0, 9.0, -9.0, 9.0]);
-        let loss = anchor_loss(&spec, &outputs, &truth).loss;
+        let parts: Vec<_> = outputs.iter().map(|(v, s)| (v.as_slice(), *s)).collect();
+        let loss = anchor_loss(&spec, &parts, &truth).loss;
         assert!(loss < 0.01, "{loss}");
     }
 }

@@ -54,17 +54,26 @@ mod tests {
         assert!(shifted(30.0) > 1.0);
     }
 
-    /// `torchvision.ops.complete_box_iou_loss` of these boxes (0.28): see scripts/detection.py.
+    /// `torchvision.ops.complete_box_iou_loss`: see lenslet-boxes/scripts/make_fixtures.py.
     #[test]
     fn it_is_torchvisions() {
-        let loss = ciou_loss(
-            &Rect::new(12.0, 8.0, 40.0, 25.0),
-            &Rect::new(10.0, 10.0, 30.0, 20.0),
-        );
-        assert!((loss - TORCHVISION).abs() < 1e-5, "{loss}");
+        #[derive(serde::Deserialize)]
+        struct Cases {
+            complete_iou: Vec<Case>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Case {
+            a: [f64; 4],
+            b: [f64; 4],
+            loss: f64,
+        }
+        let text = include_str!("../../../lenslet-boxes/tests/fixtures/boxes.json");
+        let cases: Cases = serde_json::from_str(text).unwrap();
+        for Case { a, b, loss } in cases.complete_iou {
+            let got = ciou_loss(&Rect::from_corner(a), &Rect::from_corner(b));
+            assert!((got - loss).abs() < 1e-5, "{a:?} {b:?}: {got} is not {loss}");
+        }
     }
-
-    const TORCHVISION: f64 = 0.0;
 
     #[test]
     fn slopes_are_central_differences() {

@@ -1,6 +1,6 @@
 //! Boxes drawn into a picture.
 
-use font8x8::UnicodeFonts;
+use font8x8::legacy::{BASIC_LEGACY, LATIN_LEGACY};
 use lenslet_data::masks::voc_palette;
 use lenslet_data::{Channels, DataError, Image};
 
@@ -8,6 +8,14 @@ use super::Detection;
 
 /// A glyph's side in pixels, before it is enlarged.
 const GLYPH: usize = 8;
+
+/// The letter's rows, the left column in the lowest bit; a question mark where it has none.
+fn glyph(letter: char) -> [u8; GLYPH] {
+    let code = letter as usize;
+    let latin = code.checked_sub(0xa0).and_then(|at| LATIN_LEGACY.get(at));
+    let found = BASIC_LEGACY.get(code).or(latin);
+    *found.unwrap_or(&BASIC_LEGACY['?' as usize])
+}
 
 /// A picture to draw into.
 struct Canvas {
@@ -37,10 +45,7 @@ impl Canvas {
     fn text(&mut self, text: &str, [left, top]: [isize; 2], scale: usize, colour: [u8; 3]) {
         let s = scale as isize;
         for (i, letter) in text.chars().enumerate() {
-            let glyph = font8x8::BASIC_FONTS.get(letter);
-            let glyph = glyph.or_else(|| font8x8::LATIN_FONTS.get(letter));
-            // What has no glyph is drawn as a question mark.
-            let glyph = glyph.or_else(|| font8x8::BASIC_FONTS.get('?')).unwrap_or_default();
+            let glyph = glyph(letter);
             for (row, bits) in glyph.iter().enumerate() {
                 for column in (0..GLYPH).filter(|c| bits >> c & 1 == 1) {
                     let x = left + (i * GLYPH + column) as isize * s;

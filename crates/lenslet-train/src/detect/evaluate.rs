@@ -12,6 +12,8 @@ use crate::{SkippedFile, TrainError};
 /// What an evaluation of boxes found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectEvaluation {
+    /// Mean loss of the batches.
+    pub loss: f64,
     /// By class and overlap.
     pub precision: AveragePrecision,
     /// Pictures seen.
@@ -33,13 +35,17 @@ pub fn evaluate_boxes(
 ) -> Result<Option<DetectEvaluation>, TrainError> {
     let (mut truths, mut found) = (Vec::new(), Vec::new());
     let mut samples = 0;
+    let mut loss = 0.0;
     let mut epoch = loader.epoch(0);
     for batch in epoch.by_ref() {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let batch = batch?;
-        let detections = detector.batch(batch.images, batch.shape, &Thresholds::MEASURED)?;
+        let raw = detector.raw(batch.images, batch.shape)?;
+        let boxes: Vec<_> = batch.labels.iter().map(|t| t.boxes.clone()).collect();
+        loss += raw.loss(detector.spec(), &boxes).loss * boxes.len() as f64;
+        let detections = detector.thinned(&raw, &Thresholds::MEASURED);
         for (target, detections) in batch.labels.iter().zip(detections) {
             let [width, height] = target.picture;
             let [frame_height, frame_width] = detector.spec().input;
@@ -63,6 +69,7 @@ pub fn evaluate_boxes(
     }
     let classes = loader.samples().set().classes().len();
     Ok(Some(DetectEvaluation {
+        loss: loss / samples.max(1) as f64,
         precision: average_precision(classes, &truths, &found),
         samples,
         skipped: epoch.skipped().iter().map(SkippedFile::of).collect(),

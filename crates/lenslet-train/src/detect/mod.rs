@@ -9,6 +9,7 @@ mod dual;
 mod evaluate;
 mod grid;
 mod predict;
+mod raw;
 
 pub use anchor::{AnchorSpec, anchor_loss};
 pub use anchors::find_anchors;
@@ -18,6 +19,7 @@ pub use draw::draw_boxes;
 pub use evaluate::{DetectEvaluation, evaluate_boxes};
 pub use grid::grid_loss;
 pub use predict::{Detector, Thresholds};
+pub(crate) use raw::Raw;
 
 /// A loss and its gradient by every number that the model gave.
 #[derive(Debug, Clone, PartialEq)]

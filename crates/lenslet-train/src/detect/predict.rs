@@ -4,10 +4,11 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_data::{Image, Preprocess, decode};
-use lenslet_models::{BuildOptions, ImageModel, Model, Output};
+use lenslet_models::{BuildOptions, ImageModel, Model};
 
 use super::anchor::AnchorSpec;
-use super::decode::{Detection, decode_anchors, decode_grid, thinned};
+use super::decode::{Detection, thinned};
+use super::raw::Raw;
 use crate::TrainError;
 
 /// What a detector tells.
@@ -26,7 +27,7 @@ impl Thresholds {
     pub const SHOWN: Self = Self {
         score: 0.3,
         overlap: 0.45,
-        most: 100,
+        most: 300,
     };
     /// What average precision looks at.
     pub const MEASURED: Self = Self {
@@ -70,10 +71,20 @@ impl<'a> Detector<'a> {
         shape: [usize; 4],
         how: &Thresholds,
     ) -> Result<Vec<Vec<Detection>>, TrainError> {
+        Ok(self.thinned(&self.raw(images, shape)?, how))
+    }
+
+    /// What the model gives for a batch.
+    pub(super) fn raw(&self, images: Vec<f32>, shape: [usize; 4]) -> Result<Raw, TrainError> {
         let x = Tensor::<4>::from_data(TensorData::new(images, shape), self.device);
-        let found = decode(&self.spec, self.model.output(x), how.score)?;
+        Raw::of(&self.model.output(x))
+    }
+
+    /// The boxes that are told.
+    pub(super) fn thinned(&self, raw: &Raw, how: &Thresholds) -> Vec<Vec<Detection>> {
+        let found = raw.decode(&self.spec, how.score);
         let thin = |found| thinned(found, how.overlap, how.most);
-        Ok(found.into_iter().map(thin).collect())
+        found.into_iter().map(thin).collect()
     }
 
     /// The boxes in a picture, in its pixels.
@@ -121,46 +132,5 @@ impl AnchorSpec {
             classes: build.num_classes,
             anchors: build.anchors.clone(),
         }
-    }
-}
-
-/// The boxes of every image of a batch, before suppression.
-fn decode(
-    spec: &AnchorSpec,
-    output: Output,
-    least: f64,
-) -> Result<Vec<Vec<Detection>>, TrainError> {
-    match output {
-        Output::Anchors(scales) => {
-            let scales: Vec<(Vec<f32>, [usize; 5])> = scales
-                .into_iter()
-                .map(|scale| {
-                    let dims = scale.dims();
-                    (scale.into_data().iter::<f32>().collect(), dims)
-                })
-                .collect();
-            let images = scales.first().map_or(0, |(_, dims)| dims[0]);
-            let of = |image: usize| {
-                let parts: Vec<(&[f32], [usize; 2])> = scales
-                    .iter()
-                    .map(|(values, [n, _, h, w, _])| {
-                        let len = values.len() / n;
-                        (&values[image * len..][..len], [*h, *w])
-                    })
-                    .collect();
-                decode_anchors(spec, &parts, least)
-            };
-            Ok((0..images).map(of).collect())
-        }
-        Output::Grid(grid) => {
-            let [images, h, w, _] = grid.dims();
-            let values: Vec<f32> = grid.into_data().iter::<f32>().collect();
-            let each = values.chunks_exact(values.len() / images.max(1));
-            let of = |raw: &[f32]| decode_grid(raw, [h, w], spec.classes, spec.input, least);
-            Ok(each.map(of).collect())
-        }
-        _ => Err(TrainError::Mismatch(
-            "the model finds no boxes; choose one for detection, such as yolo".into(),
-        )),
     }
 }

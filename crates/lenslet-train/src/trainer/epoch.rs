@@ -9,6 +9,7 @@ use lenslet_models::Model;
 use super::feed::{Fed, Feed};
 use super::{Observer, Trainer};
 use crate::features::{self, FeatureSet};
+use crate::golden::golden_of;
 use crate::history::GroupRates;
 use crate::metrics::top_k;
 use crate::model_file::{FORMAT, save_model};
@@ -48,10 +49,10 @@ impl Trainer {
             return Ok(true);
         }
         let frozen = self.frozen_backbone()?;
-        let pictures: usize = self.loaders().map(|l| l.dataset().len()).iter().sum();
+        let pictures: usize = self.work.pictures().iter().sum();
         let mut before = 0;
         let mut sets = Vec::new();
-        for loader in [&self.train, &self.val] {
+        for loader in self.work.classes().into_iter().flatten() {
             let mut progress = |done| observer.features_done(before + done, pictures);
             match FeatureSet::compute(&frozen, loader, &mut progress, stop)? {
                 Some(set) => sets.push(set),
@@ -69,7 +70,7 @@ impl Trainer {
     /// The frozen backbone, ready for batches of pictures.
     fn frozen_backbone(&self) -> Result<Runner, TrainError> {
         let batch = self.config.train.batch_size;
-        let pictures = self.train.dataset().len();
+        let [pictures, _] = self.work.pictures();
         let input = self.input(batch.min(pictures));
         let plain = self.device.clone().without_autodiff();
         Runner::features(
@@ -86,7 +87,7 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        let (epoch, batches) = (self.progress.epoch, self.train.batches());
+        let (epoch, batches) = (self.progress.epoch, self.work.batches());
         observer.epoch_begins(epoch + 1, self.progress.batch, batches);
         let rates = self.rates(epoch);
         let began = Instant::now();
@@ -106,14 +107,15 @@ impl Trainer {
         let Some(evaluation) = self.evaluate(&model, stop)? else {
             return Ok(true);
         };
-        self.progress.remember(&evaluation.skipped);
+        self.progress.remember(evaluation.skipped());
         let share = |v: f64| v / self.progress.seen.max(1) as f64;
         let record = EpochRecord {
             epoch: epoch + 1,
             train_loss: share(self.progress.loss_sum),
-            train_acc: share(self.progress.correct as f64),
-            val_loss: evaluation.loss,
-            val_acc: evaluation.top1,
+            train_acc: share(self.progress.correct),
+            val_loss: evaluation.loss(),
+            val_acc: evaluation.chief(),
+            measures: evaluation.measures(),
             lr: rates,
             images_per_s: self.progress.seen as f64 / train_seconds.max(1e-9),
             seconds: spent + began.elapsed().as_secs_f64(),
@@ -173,10 +175,10 @@ impl Trainer {
         pending: &mut Pending,
         rates: GroupRates,
     ) -> Result<(), TrainError> {
-        let samples = fed.labels.len();
+        let samples = fed.samples;
         // One global generator serves all of Burn's random operations: set by the position in the
         // run, dropout is the same after a resume.
-        let position = self.progress.epoch * self.train.batches() + fed.number;
+        let position = self.progress.epoch * self.work.batches() + fed.number;
         self.device
             .seed(self.config.train.seed ^ ((position as u64) << 20));
         let input = self.behind_backbone(fed.input)?;
@@ -187,10 +189,12 @@ impl Trainer {
             pending.add(gradients, samples);
         }
         let rows = done.logits.chunks_exact(self.classes.len());
-        self.progress.correct += rows
+        let right = rows
             .zip(&fed.labels)
             .filter(|(row, label)| top_k(row, 1)[0] == **label as usize)
             .count();
+        let right = done.right.map_or(right as f64, |share| share * samples as f64);
+        self.progress.correct += right;
         self.progress.loss_sum += done.loss * samples as f64;
         self.progress.seen += samples;
         if pending.batches == self.config.train.accumulate {
@@ -280,7 +284,17 @@ impl Trainer {
 
     fn info(&self, model: &Model, record: &EpochRecord) -> Result<ModelInfo, TrainError> {
         let plain = self.device.clone().without_autodiff();
-        let val = self.val.dataset();
+        let golden = match self.work.classes() {
+            Some([_, val]) => {
+                record_golden(model, &self.preprocess, val.dataset().as_ref(), &plain)?
+            }
+            None => match self.work.sample() {
+                Some((id, image)) => {
+                    vec![golden_of(model, &self.preprocess, id, image, &plain)?]
+                }
+                None => Vec::new(),
+            },
+        };
         Ok(ModelInfo {
             format: FORMAT,
             architecture: self.config.train.model.clone(),
@@ -288,7 +302,7 @@ impl Trainer {
             options: Some(self.config.build(self.classes.len())),
             preprocess: self.preprocess,
             training: serde_json::json!({ "run": self.config, "epoch": record }),
-            golden: record_golden(model, &self.preprocess, val.as_ref(), &plain)?,
+            golden,
         })
     }
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use lenslet_models::Task;
 use lenslet_nn::HeadKind;
+use lenslet_train::segment::PixelLoss;
 use lenslet_train::{AugmentKind, EngineKind, Freeze, OptimizerKind, Schedule, TrainConfig};
 
 #[derive(Debug, Args)]
@@ -11,6 +13,10 @@ pub struct TrainArgs {
     /// A folder of class folders (or of train/ and val/ or test/ with such in them), a CSV of paths and
     /// classes, or a folder with the four IDX files of MNIST or its like
     pub data: Option<PathBuf>,
+    /// What is learnt: a class a picture; a class for every pixel, from images/ and masks/ or a VOC
+    /// folder; boxes, from COCO, VOC or YOLO annotations
+    #[arg(long, value_name = "TASK", default_value = "classify")]
+    pub task: TaskArg,
     /// Architecture [default: efficientnet_lite0 for pictures, lenet5 for IDX files]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
@@ -26,13 +32,50 @@ pub struct TrainArgs {
     #[arg(long)]
     pub lr_find: bool,
     /// Go on with an interrupted run, with its own settings
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "model", "output", "weights", "val_split", "lr_find"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["data", "task", "model", "output", "weights", "val_split", "lr_find"])]
     pub resume: Option<PathBuf>,
     /// Folder in which the run's folder is made
     #[arg(short, long, default_value = "runs", value_name = "DIR")]
     pub output: PathBuf,
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// What is learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TaskArg {
+    /// A class a picture
+    Classify,
+    /// A class for every pixel
+    Segment,
+    /// Boxes with classes
+    Detect,
+}
+
+impl TaskArg {
+    /// As the models know it.
+    pub fn task(self) -> Task {
+        match self {
+            Self::Classify => Task::Classification,
+            Self::Segment => Task::Segmentation,
+            Self::Detect => Task::Detection,
+        }
+    }
+}
+
+/// A range written as LOW,HIGH.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range(pub [f32; 2]);
+
+impl std::str::FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text.split_once(',').and_then(|(low, high)| {
+            Some([low.trim().parse().ok()?, high.trim().parse().ok()?])
+        });
+        numbers.map(Self).ok_or("it must be two numbers, such as 0.75,1.33".into())
+    }
 }
 
 /// What of a model with weights stays as it is.
@@ -152,6 +195,21 @@ pub struct Settings {
     /// What runs a frozen backbone and the model on held-out pictures [default: compiled]
     #[arg(long, value_name = "NAME")]
     pub engine: Option<EngineKind>,
+    /// What masks are learnt by [default: both]
+    #[arg(long, value_name = "LOSS")]
+    pub loss: Option<PixelLoss>,
+    /// Enlarge pictures with masks or boxes by a factor in this range [default: 0.75,1.333]
+    #[arg(long, value_name = "LOW,HIGH", allow_negative_numbers = true)]
+    pub scale: Option<Range>,
+    /// Mirror pictures with masks or boxes with this probability [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub hflip: Option<f32>,
+    /// Maps in which an anchor detector finds boxes, 1 to 3 [default: 2]
+    #[arg(long, value_name = "N")]
+    pub scales: Option<usize>,
+    /// Anchors a map [default: 3]
+    #[arg(long, value_name = "N")]
+    pub anchors: Option<usize>,
     /// Share of the pictures that may be unreadable [default: 0.05]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub max_unreadable: Option<f64>,
@@ -163,15 +221,25 @@ pub struct Settings {
 impl Settings {
     /// The settings for `model`, with the defaults for pictures or digits where nothing was given.
     /// `weights` says where the first values come from, if they are not drawn.
-    pub fn config(&self, model: &str, pictures: bool, weights: Option<String>) -> TrainConfig {
+    pub fn config(
+        &self,
+        task: Task,
+        model: &str,
+        pictures: bool,
+        weights: Option<String>,
+    ) -> TrainConfig {
         let freeze = match (self.freeze, self.unfreeze) {
             (_, Some(stages)) => Freeze::AllBut(stages),
             (Some(FreezeArg::Backbone), _) => Freeze::Backbone,
             (Some(FreezeArg::None), _) => Freeze::None,
-            (None, None) if weights.is_some() => Freeze::Backbone,
+            (None, None) if weights.is_some() && task == Task::Classification => {
+                Freeze::Backbone
+            }
             (None, None) => Freeze::None,
         };
-        let default = if pictures || weights.is_some() {
+        let default = if task != Task::Classification {
+            TrainConfig::vision(task, model, weights, freeze)
+        } else if pictures || weights.is_some() {
             TrainConfig::photos(model, weights, freeze)
         } else {
             TrainConfig {
@@ -219,6 +287,11 @@ impl Settings {
             cutmix: self.cutmix.unwrap_or(default.cutmix),
             cache_features: !self.no_feature_cache,
             engine: self.engine.unwrap_or(default.engine),
+            pixel_loss: self.loss.unwrap_or(default.pixel_loss),
+            scale: self.scale.map_or(default.scale, |range| range.0),
+            hflip: self.hflip.unwrap_or(default.hflip),
+            scales: self.scales.unwrap_or(default.scales),
+            anchors: self.anchors.unwrap_or(default.anchors),
             max_unreadable: self.max_unreadable.unwrap_or(default.max_unreadable),
             seed: self.seed.unwrap_or(default.seed),
             ..default
