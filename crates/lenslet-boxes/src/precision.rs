@@ -194,7 +194,11 @@ fn curve(all: &[Matched], t: usize, support: usize) -> f64 {
         points[i - 1].1 = points[i - 1].1.max(points[i].1);
     }
     let at = |i: usize| {
-        let recall = if i == RECALLS - 1 { 1.0 } else { i as f64 * 0.01 };
+        let recall = if i == RECALLS - 1 {
+            1.0
+        } else {
+            i as f64 * 0.01
+        };
         let place = points.partition_point(|p| p.0 < recall);
         points.get(place).map_or(0.0, |p| p.1)
     };
@@ -257,7 +261,10 @@ mod tests {
         assert!((ap.at_50() - 1.0).abs() < 1e-12, "{ap:?}");
         let twice = [found(0, 0.5, 0.9), found(0, 0.0, 0.8)];
         let ap = average_precision(1, &truths, &twice);
-        assert!((ap.at_50() - 1.0).abs() < 1e-12 && ap.at_75() > 0.9, "{ap:?}");
+        assert!(
+            (ap.at_50() - 1.0).abs() < 1e-12 && ap.at_75() > 0.9,
+            "{ap:?}"
+        );
         assert_eq!(average_precision(1, &truths, &[]).at_50(), 0.0);
         assert_eq!(average_precision(1, &[], &twice).at_50(), 0.0);
     }

@@ -33,9 +33,9 @@ pub fn suppress(boxes: &[Scored], threshold: f64) -> Vec<usize> {
     let mut kept: Vec<usize> = Vec::new();
     for candidate in order {
         let one = &boxes[candidate];
-        let covered = kept.iter().any(|&i| {
-            boxes[i].class == one.class && boxes[i].rect.iou(&one.rect) > threshold
-        });
+        let covered = kept
+            .iter()
+            .any(|&i| boxes[i].class == one.class && boxes[i].rect.iou(&one.rect) > threshold);
         if !covered {
             kept.push(candidate);
         }
@@ -70,7 +70,11 @@ mod tests {
     /// What is suppressed suppresses nothing itself.
     #[test]
     fn only_what_stays_suppresses() {
-        let chain = [scored(0.0, 0, 0.9), scored(3.0, 0, 0.8), scored(6.0, 0, 0.7)];
+        let chain = [
+            scored(0.0, 0, 0.9),
+            scored(3.0, 0, 0.8),
+            scored(6.0, 0, 0.7),
+        ];
         assert_eq!(suppress(&chain, 0.5), [0, 2]);
     }
 

@@ -72,10 +72,19 @@ fn average_precision_is_pycocotools() {
         let mean = mean / known.clone().count().max(1) as f64;
         assert!((got.over_all() - mean).abs() < 1e-6, "case {number}");
         for (class, (got, expected)) in got.classes.iter().zip(&case.expected).enumerate() {
-            assert_eq!(got.is_some(), expected.is_some(), "case {number}, class {class}");
-            let (Some(got), Some(expected)) = (got, expected) else { continue };
+            assert_eq!(
+                got.is_some(),
+                expected.is_some(),
+                "case {number}, class {class}"
+            );
+            let (Some(got), Some(expected)) = (got, expected) else {
+                continue;
+            };
             for (a, b) in got.iter().zip(expected) {
-                assert!((a - b).abs() < 1e-6, "case {number}, class {class}: {a} is not {b}");
+                assert!(
+                    (a - b).abs() < 1e-6,
+                    "case {number}, class {class}: {a} is not {b}"
+                );
             }
         }
     }

@@ -44,9 +44,7 @@ pub use error::DataError;
 pub use files::{FileDataset, FileEntry, images_in, natural_order};
 pub use fingerprint::Fingerprint;
 pub use idx::IdxDataset;
-pub use loader::{
-    Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Pictures, Samples, Skipped,
-};
+pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Pictures, Samples, Skipped};
 pub use picture::{Channels, Image};
 pub use rng::Rng;
 pub use transform::{Augment, Interpolation, Joint, PerChannel, Preprocess, Resize};

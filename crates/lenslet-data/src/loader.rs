@@ -81,12 +81,7 @@ pub trait Samples: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the sample cannot be read.
-    fn prepare(
-        &self,
-        epoch: u64,
-        index: usize,
-        out: &mut [f32],
-    ) -> Result<Self::Label, DataError>;
+    fn prepare(&self, epoch: u64, index: usize, out: &mut [f32]) -> Result<Self::Label, DataError>;
 }
 
 /// Some samples, ready for a model.

@@ -141,11 +141,7 @@ impl FileDataset {
 ///
 /// # Errors
 /// [`DataError::Setting`] when `val_split` is not between 0 and 1; [`DataError::Empty`] with fewer than two different files.
-pub(crate) fn held_out(
-    paths: &[&Path],
-    val_split: f64,
-    seed: u64,
-) -> Result<Vec<bool>, DataError> {
+pub(crate) fn held_out(paths: &[&Path], val_split: f64, seed: u64) -> Result<Vec<bool>, DataError> {
     check_share(val_split)?;
     let contents = in_parallel(paths.len(), |i| content_of(paths[i]));
     let mut groups: HashMap<Content, Vec<usize>> = HashMap::new();
@@ -157,7 +153,8 @@ pub(crate) fn held_out(
     let chosen = choose(groups, paths.len(), val_split);
     if chosen.is_empty() {
         return Err(DataError::Empty {
-            what: "the part to validate on, since there are fewer than two different pictures".into(),
+            what: "the part to validate on, since there are fewer than two different pictures"
+                .into(),
         });
     }
     let mut held = vec![false; paths.len()];

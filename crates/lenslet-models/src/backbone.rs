@@ -28,7 +28,11 @@ impl Backbone {
     /// The stages whose maps [`levels`](Self::levels) gives: of those with the same stride the last.
     pub fn level_info(&self) -> Vec<Stage> {
         let stages = self.0.stage_info();
-        let last = |i: usize| stages.get(i + 1).is_none_or(|n| n.stride != stages[i].stride);
+        let last = |i: usize| {
+            stages
+                .get(i + 1)
+                .is_none_or(|n| n.stride != stages[i].stride)
+        };
         (0..stages.len())
             .filter(|&i| last(i))
             .map(|i| stages[i].clone())
@@ -41,7 +45,10 @@ impl Backbone {
         let maps = self.0.stages(x);
         let mut levels = Vec::new();
         for (i, map) in maps.into_iter().enumerate() {
-            if stages.get(i + 1).is_none_or(|n| n.stride != stages[i].stride) {
+            if stages
+                .get(i + 1)
+                .is_none_or(|n| n.stride != stages[i].stride)
+            {
                 levels.push(to_nhwc(map));
             }
         }

@@ -11,9 +11,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use lenslet_nn::{
-    AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
-    Interpolation, LinearConfig, Sequential, concat, flatten, forward_head, forward_range,
-    forward_sequential, global_avg_pool, resize,
+    AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init, Interpolation,
+    LinearConfig, Sequential, concat, flatten, forward_head, forward_range, forward_sequential,
+    global_avg_pool, resize,
 };
 
 use crate::backbone::Backbone;
@@ -137,8 +137,8 @@ impl AnchorDetector {
         for (level, &anchors) in levels.iter().rev().zip(anchors.iter().rev()).take(scales) {
             let width = level.channels.min(WIDEST);
             let neck = conv_bn(level.channels + above, width, 1, init);
-            let predict = YoloHead::new(width, anchors, options.num_classes, init)
-                .with_objectness(UNLIKELY);
+            let predict =
+                YoloHead::new(width, anchors, options.num_classes, init).with_objectness(UNLIKELY);
             head.push(ScaleHead { neck, predict });
             above = width;
         }

@@ -103,7 +103,6 @@ impl UNetOver {
     }
 }
 
-
 impl ImageModel for UNetOver {
     fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         global_avg_pool(self.map(x))

@@ -32,7 +32,10 @@ fn every_classifier_in_colour_is_a_backbone() {
     }
     for variant in composed() {
         let device = Device::flex();
-        if variant.backbone().is_some_and(|b| b.name.starts_with("vgg")) {
+        if variant
+            .backbone()
+            .is_some_and(|b| b.name.starts_with("vgg"))
+        {
             // Hundreds of megabytes of classifier.
             continue;
         }
@@ -67,7 +70,8 @@ fn maps_have_the_size_of_the_image() {
 
 #[test]
 fn detectors_have_as_many_scales_as_lists_of_anchors() {
-    let anchors = |scales: usize| BuildOptions::new(CLASSES).with_anchors(vec![vec![[9.0; 2]; 2]; scales]);
+    let anchors =
+        |scales: usize| BuildOptions::new(CLASSES).with_anchors(vec![vec![[9.0; 2]; 2]; scales]);
     for (name, scales, finest) in [
         ("yolo", 1, 4),
         ("yolo", 2, 8),
@@ -78,7 +82,11 @@ fn detectors_have_as_many_scales_as_lists_of_anchors() {
         match output(name, [64, 64], &anchors(scales)) {
             Output::Anchors(found) => {
                 assert_eq!(found.len(), scales, "{name}");
-                assert_eq!(found[0].dims(), [2, 2, finest, finest, 5 + CLASSES], "{name}");
+                assert_eq!(
+                    found[0].dims(),
+                    [2, 2, finest, finest, 5 + CLASSES],
+                    "{name}"
+                );
             }
             other => panic!("{name} gives {other:?}"),
         }
@@ -110,12 +118,29 @@ fn a_backbones_weights_are_taken() {
             .load(weights(), &options, &mut Init::seeded(&device, 1))
             .unwrap();
         let own = state_dict(&loaded.model.valid());
-        let find = |n: &str| own.iter().find(|(name, _)| name.ends_with(n)).unwrap().1.clone();
+        let find = |n: &str| {
+            own.iter()
+                .find(|(name, _)| name.ends_with(n))
+                .unwrap()
+                .1
+                .clone()
+        };
         let theirs = state_dict(&stored);
         let (_, first) = theirs.iter().find(|(n, _)| n == "conv1.weight").unwrap();
         assert_eq!(&find("conv1.weight"), first, "{name}");
-        assert!(loaded.new.iter().all(|n| n.contains("head") || n.contains("fc.")), "{:?}", loaded.new);
+        assert!(
+            loaded
+                .new
+                .iter()
+                .all(|n| n.contains("head") || n.contains("fc.")),
+            "{:?}",
+            loaded.new
+        );
     }
     let wrong = variant("unet_resnet34").unwrap();
-    assert!(wrong.load(weights(), &options, &mut Init::empty(&device)).is_err());
+    assert!(
+        wrong
+            .load(weights(), &options, &mut Init::empty(&device))
+            .is_err()
+    );
 }

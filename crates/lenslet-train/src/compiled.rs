@@ -29,11 +29,13 @@ pub fn compile(
     shape: [usize; 4],
     options: &Options,
 ) -> Result<Session, EngineError> {
-    Engine::compile(model, shape, options, |model, x| match model.output(x.clone()) {
-        Output::Logits(y) => lenslet_graph::Outputs::from(y),
-        Output::Map(y) | Output::Grid(y) => y.into(),
-        // One row an image, scale after scale.
-        Output::Anchors(_) => model.forward(x).into(),
+    Engine::compile(model, shape, options, |model, x| {
+        match model.output(x.clone()) {
+            Output::Logits(y) => lenslet_graph::Outputs::from(y),
+            Output::Map(y) | Output::Grid(y) => y.into(),
+            // One row an image, scale after scale.
+            Output::Anchors(_) => model.forward(x).into(),
+        }
     })
 }
 

@@ -90,7 +90,10 @@ pub(super) fn read(
             faults: &mut faults,
         };
         let Some(image) = image else {
-            sorter.fault(place(), format!("there is no image with the id {}", one.image_id));
+            sorter.fault(
+                place(),
+                format!("there is no image with the id {}", one.image_id),
+            );
             continue;
         };
         let Some(&class) = class_of.get(&one.category_id) else {
@@ -99,7 +102,10 @@ pub(super) fn read(
             continue;
         };
         let Ok(corner) = <[f64; 4]>::try_from(one.bbox.as_slice()) else {
-            let reason = format!("bbox has {} numbers, not x, y, width and height", one.bbox.len());
+            let reason = format!(
+                "bbox has {} numbers, not x, y, width and height",
+                one.bbox.len()
+            );
             sorter.fault(place(), reason);
             continue;
         };

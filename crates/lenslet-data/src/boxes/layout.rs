@@ -39,7 +39,11 @@ pub fn open(dir: &Path) -> Result<BoxSplits, DataError> {
              one of them",
         ));
     };
-    let sets = [Some(&splits.train), splits.val.as_ref(), splits.test.as_ref()];
+    let sets = [
+        Some(&splits.train),
+        splits.val.as_ref(),
+        splits.test.as_ref(),
+    ];
     for set in sets.into_iter().flatten() {
         if set.files.is_empty() {
             return Err(DataError::Empty {
@@ -57,7 +61,10 @@ pub fn open(dir: &Path) -> Result<BoxSplits, DataError> {
 }
 
 fn no_boxes(dir: &Path, faults: &[BoxFault]) -> DataError {
-    let first = faults.iter().take(5).map(|f| format!("\n  {}: {}", f.place, f.reason));
+    let first = faults
+        .iter()
+        .take(5)
+        .map(|f| format!("\n  {}: {}", f.place, f.reason));
     let reason = match faults.len() {
         0 => "a part of it has no boxes at all; add annotations".to_string(),
         n => format!(
@@ -78,9 +85,9 @@ fn open_coco(dir: &Path) -> Result<BoxSplits, DataError> {
     let named = |word: &str| -> Result<Option<&PathBuf>, DataError> {
         let name = |p: &PathBuf| p.file_name().map(|n| n.to_string_lossy().to_lowercase());
         let of_boxes = |n: &String| !n.contains("keypoints") && !n.contains("captions");
-        let mut found = files.iter().filter(|p| {
-            name(p).filter(of_boxes).is_some_and(|n| n.contains(word))
-        });
+        let mut found = files
+            .iter()
+            .filter(|p| name(p).filter(of_boxes).is_some_and(|n| n.contains(word)));
         match (found.next(), found.next()) {
             (Some(_), Some(_)) => Err(DataError::annotation(
                 &folder,
@@ -122,7 +129,8 @@ fn open_coco(dir: &Path) -> Result<BoxSplits, DataError> {
     };
     let train = read(first)?;
     let other = |path: Option<&PathBuf>| -> Result<Option<BoxSet>, DataError> {
-        path.map(|p| read(p)?.with_classes(&train.classes)).transpose()
+        path.map(|p| read(p)?.with_classes(&train.classes))
+            .transpose()
     };
     let (val, test) = (other(val)?, other(test)?);
     Ok(BoxSplits { train, val, test })

@@ -192,9 +192,7 @@ impl Sorter<'_> {
         let reason = if ![left, top, right, bottom].iter().all(|v| v.is_finite()) {
             "its edges are no finite numbers".to_string()
         } else if !rect.is_sound() {
-            format!(
-                "it has no area: from {left}, {top} to {right}, {bottom}"
-            )
+            format!("it has no area: from {left}, {top} to {right}, {bottom}")
         } else if let Some([width, height]) = self.size
             && (left < -slack || top < -slack || right > width + slack || bottom > height + slack)
         {

@@ -20,7 +20,10 @@ pub(super) fn read(
 ) -> Result<Named, DataError> {
     let text = std::fs::read_to_string(path).map_err(|e| DataError::io(path, e))?;
     let refuse = |reason: String| {
-        DataError::annotation(path, format!("is no VOC annotation: {reason}; save it again"))
+        DataError::annotation(
+            path,
+            format!("is no VOC annotation: {reason}; save it again"),
+        )
     };
     let document = roxmltree::Document::parse(&text).map_err(|e| refuse(e.to_string()))?;
     let root = document.root_element();

@@ -19,7 +19,11 @@ pub(super) fn read(
         slack: 2e-3,
         faults,
     };
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+    for (i, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty())
+    {
         let place = || format!("{}, line {}", path.display(), i + 1);
         let words: Vec<&str> = line.split_whitespace().collect();
         let numbers: Option<Vec<f64>> = words.iter().skip(1).map(|w| w.parse().ok()).collect();
@@ -28,9 +32,15 @@ pub(super) fn read(
             sorter.fault(place(), reason);
             continue;
         };
-        let class = words[0].parse::<u32>().ok().filter(|c| (*c as usize) < classes);
+        let class = words[0]
+            .parse::<u32>()
+            .ok()
+            .filter(|c| (*c as usize) < classes);
         let Some(class) = class else {
-            let reason = format!("there is no class {}; there are {classes}, from 0", words[0]);
+            let reason = format!(
+                "there is no class {}; there are {classes}, from 0",
+                words[0]
+            );
             sorter.fault(place(), reason);
             continue;
         };

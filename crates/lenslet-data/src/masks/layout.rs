@@ -95,7 +95,9 @@ pub fn open(dir: &Path) -> Result<MaskSplits, DataError> {
 
 fn voc(dir: &Path, listed: Option<(Vec<String>, Coding)>) -> Result<MaskSplits, DataError> {
     let list = |name: &str| -> Result<Option<Vec<MaskFile>>, DataError> {
-        let path = dir.join("ImageSets/Segmentation").join(format!("{name}.txt"));
+        let path = dir
+            .join("ImageSets/Segmentation")
+            .join(format!("{name}.txt"));
         if !path.is_file() {
             return Ok(None);
         }
@@ -113,7 +115,9 @@ fn voc(dir: &Path, listed: Option<(Vec<String>, Coding)>) -> Result<MaskSplits, 
     let all = || -> Result<Vec<MaskFile>, DataError> {
         let masks = walk(&dir.join("SegmentationClass"), "")?.images;
         let files = masks.into_iter().map(|(mask, name)| {
-            let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
+            let stem = name
+                .rsplit_once('.')
+                .map_or(name.as_str(), |(stem, _)| stem);
             MaskFile {
                 image: picture_called(&dir.join("JPEGImages"), stem),
                 mask,
@@ -125,12 +129,7 @@ fn voc(dir: &Path, listed: Option<(Vec<String>, Coding)>) -> Result<MaskSplits, 
         Ok(files)
     };
     let train = list("train")?.map_or_else(all, Ok)?;
-    let voc = || {
-        (
-            VOC.iter().map(|c| c.to_string()).collect(),
-            Coding::Index,
-        )
-    };
+    let voc = || (VOC.iter().map(|c| c.to_string()).collect(), Coding::Index);
     let (classes, coding) = listed.unwrap_or_else(voc);
     let set = |files| MaskSet {
         files,
@@ -160,7 +159,9 @@ fn complete(list: &Path, files: &[MaskFile]) -> Result<(), DataError> {
     missing(
         list,
         "files that it lists are not there",
-        paths.filter(|p| !p.is_file()).map(|p| p.display().to_string()),
+        paths
+            .filter(|p| !p.is_file())
+            .map(|p| p.display().to_string()),
     )
 }
 
@@ -181,7 +182,10 @@ pub(crate) fn missing(
     let first = names[..names.len().min(10)].join("\n  ");
     Err(DataError::annotation(
         path,
-        format!("{} {what}:\n  {first}{more}\nAdd them, or remove what belongs to them", names.len()),
+        format!(
+            "{} {what}:\n  {first}{more}\nAdd them, or remove what belongs to them",
+            names.len()
+        ),
     ))
 }
 
@@ -264,7 +268,10 @@ pub(crate) fn check_names(path: &Path, names: &[String]) -> Result<(), DataError
     match sorted.windows(2).find(|w| w[0] == w[1]) {
         Some(twice) => Err(DataError::annotation(
             path,
-            format!("lists the class \"{}\" twice; give every class a name of its own", twice[0]),
+            format!(
+                "lists the class \"{}\" twice; give every class a name of its own",
+                twice[0]
+            ),
         )),
         None => Ok(()),
     }

@@ -14,8 +14,8 @@ mod layout;
 mod palette;
 mod samples;
 
-pub(crate) use layout::{check_names, class_list, missing, picture_called};
 pub use layout::{MaskSplits, open};
+pub(crate) use layout::{check_names, class_list, missing, picture_called};
 pub use palette::{Coding, IGNORE, Mask, read_mask, voc_palette};
 pub use samples::MaskSamples;
 

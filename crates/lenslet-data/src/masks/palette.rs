@@ -50,10 +50,7 @@ fn read_index(path: &Path) -> Result<Mask, DataError> {
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder.read_info().map_err(broken)?;
-    let (width, height) = (
-        reader.info().width as usize,
-        reader.info().height as usize,
-    );
+    let (width, height) = (reader.info().width as usize, reader.info().height as usize);
     let limit = Limits::default().max_pixels;
     if width as u64 * height as u64 > limit {
         return Err(DataError::TooLarge {
@@ -186,7 +183,13 @@ mod tests {
         let palette = voc_palette();
         assert_eq!(
             palette[..5],
-            [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+            [
+                [0, 0, 0],
+                [128, 0, 0],
+                [0, 128, 0],
+                [128, 128, 0],
+                [0, 0, 128]
+            ]
         );
         assert_eq!((palette[8], palette[255]), ([64, 0, 0], [224, 224, 192]));
     }
@@ -223,7 +226,9 @@ mod tests {
         encoder.set_depth(png::BitDepth::Two);
         encoder.set_color(png::ColorType::Grayscale);
         let mut writer = encoder.write_header().unwrap();
-        writer.write_image_data(&[0b00_01_10_00, 0b11_00_01_00]).unwrap();
+        writer
+            .write_image_data(&[0b00_01_10_00, 0b11_00_01_00])
+            .unwrap();
         writer.finish().unwrap();
         std::fs::write(&path, file).unwrap();
         let mask = read_mask(&path, &Coding::Index).unwrap();

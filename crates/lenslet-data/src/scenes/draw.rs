@@ -61,7 +61,11 @@ pub fn draw(digits: &dyn Dataset, size: usize, rng: &mut Rng) -> Result<Scene, D
     let mut areas: Vec<usize> = Vec::new();
     let mut classes: Vec<u8> = Vec::new();
     // Some pictures show nothing.
-    let count = if rng.chance(0.04) { 0 } else { 1 + rng.below(MOST) };
+    let count = if rng.chance(0.04) {
+        0
+    } else {
+        1 + rng.below(MOST)
+    };
     for _ in 0..count {
         let sample = digits.get(rng.below(digits.len() as u64) as usize)?;
         let side = (size as f64 * rng.range(0.24, 0.5)).round().max(8.0) as usize;
@@ -105,7 +109,10 @@ pub fn draw(digits: &dyn Dataset, size: usize, rng: &mut Rng) -> Result<Scene, D
             height: size,
             classes: owner.iter().map(seen).collect(),
         },
-        boxes: (1..).zip(&classes).map(|(n, &class)| bounds(&owner, size, n, class)).collect(),
+        boxes: (1..)
+            .zip(&classes)
+            .map(|(n, &class)| bounds(&owner, size, n, class))
+            .collect(),
     })
 }
 

@@ -37,7 +37,10 @@ fn masks_are_read_back() {
     let digits = mnist::embedded().unwrap();
     let mut rng = Rng::keyed(3, Purpose::Scene, 1, 5);
     let scene = draw(&digits.test, 64, &mut rng).unwrap();
-    assert_eq!((&sets[0][5].image, &sets[0][5].mask), (&scene.image, &scene.mask.classes));
+    assert_eq!(
+        (&sets[0][5].image, &sets[0][5].mask),
+        (&scene.image, &scene.mask.classes)
+    );
 }
 
 #[test]
@@ -65,7 +68,10 @@ fn boxes_are_read_back() {
             for (a, b) in read.boxes.iter().zip(&scene.boxes) {
                 assert_eq!(a.class, b.class);
                 let off = a.rect.corner().into_iter().zip(b.rect.corner());
-                assert!(off.map(|(a, b)| (a - b).abs()).all(|d| d < 1e-9), "{name}: {a:?} {b:?}");
+                assert!(
+                    off.map(|(a, b)| (a - b).abs()).all(|d| d < 1e-9),
+                    "{name}: {a:?} {b:?}"
+                );
             }
         }
     }
@@ -82,13 +88,15 @@ fn boxes_surround_their_digits() {
         for label in &scene.boxes {
             seen[label.class as usize] += 1;
             let rect = label.rect;
-            let row = |y: f64| (rect.left as usize..rect.right as usize).map(move |x| (x, y as usize));
+            let row =
+                |y: f64| (rect.left as usize..rect.right as usize).map(move |x| (x, y as usize));
             let touches = |mut cells: Box<dyn Iterator<Item = (usize, usize)>>| {
                 cells.any(|(x, y)| u32::from(scene.mask.classes[y * 96 + x]) == label.class + 1)
             };
             assert!(touches(Box::new(row(rect.top))), "{i} {label:?}");
             assert!(touches(Box::new(row(rect.bottom - 1.0))), "{i} {label:?}");
-            let column = |x: f64| (rect.top as usize..rect.bottom as usize).map(move |y| (x as usize, y));
+            let column =
+                |x: f64| (rect.top as usize..rect.bottom as usize).map(move |y| (x as usize, y));
             assert!(touches(Box::new(column(rect.left))), "{i} {label:?}");
             assert!(touches(Box::new(column(rect.right - 1.0))), "{i} {label:?}");
         }
@@ -99,7 +107,14 @@ fn boxes_surround_their_digits() {
 #[test]
 fn the_seed_decides_everything() {
     let digits = mnist::embedded().unwrap();
-    let scene = |seed| draw(&digits.train, 48, &mut Rng::keyed(seed, Purpose::Scene, 0, 0)).unwrap();
+    let scene = |seed| {
+        draw(
+            &digits.train,
+            48,
+            &mut Rng::keyed(seed, Purpose::Scene, 0, 0),
+        )
+        .unwrap()
+    };
     assert_eq!(scene(1), scene(1));
     assert_ne!(scene(1), scene(2));
     assert_eq!(digits.train.len(), 8000);
@@ -114,6 +129,14 @@ fn what_is_there_is_left_alone() {
     assert!(error.contains("not empty"), "{error}");
     let entries: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(entries.len(), 1);
-    let few = SceneOptions { images: 3, ..options(kind) };
-    assert!(write(Path::new("never"), &few).unwrap_err().to_string().contains("--images"));
+    let few = SceneOptions {
+        images: 3,
+        ..options(kind)
+    };
+    assert!(
+        write(Path::new("never"), &few)
+            .unwrap_err()
+            .to_string()
+            .contains("--images")
+    );
 }

@@ -268,7 +268,10 @@ impl Writer<'_> {
                 self.put(&name, whole.to_string().as_bytes())
             }
             SceneKind::Detect(BoxFormat::Voc) => {
-                let names: String = scenes.iter().map(|(n, _)| format!("{part}_{n}\n")).collect();
+                let names: String = scenes
+                    .iter()
+                    .map(|(n, _)| format!("{part}_{n}\n"))
+                    .collect();
                 self.put(&format!("ImageSets/Main/{part}.txt"), names.as_bytes())
             }
             _ => Ok(()),
@@ -294,7 +297,10 @@ impl Writer<'_> {
             SceneKind::Detect(BoxFormat::Yolo) => {
                 let yaml = format!(
                     "train: images/train\nval: images/val\nnames:\n{}",
-                    (0..).zip(&digits).map(|(i, n): (usize, _)| format!("  {i}: '{n}'\n")).collect::<String>()
+                    (0..)
+                        .zip(&digits)
+                        .map(|(i, n): (usize, _)| format!("  {i}: '{n}'\n"))
+                        .collect::<String>()
                 );
                 self.put("data.yaml", yaml.as_bytes())
             }

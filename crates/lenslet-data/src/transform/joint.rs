@@ -190,7 +190,11 @@ impl Joint {
         }
         if !(0.0..=1.0).contains(&self.horizontal_flip) {
             let expected = "it must be a probability from 0 to 1";
-            return setting("horizontal_flip", self.horizontal_flip.to_string(), expected);
+            return setting(
+                "horizontal_flip",
+                self.horizontal_flip.to_string(),
+                expected,
+            );
         }
         Ok(())
     }

@@ -14,8 +14,8 @@ pub(crate) use augment::setting;
 pub use augment::{
     Augment, ColorJitter, RandomAffine, RandomErasing, RandomResizedCrop, RandomRotation,
 };
-pub use joint::{Boxed, GREY, Joint, Masked};
 pub use colour::{brightness, contrast, hue, saturation};
+pub use joint::{Boxed, GREY, Joint, Masked};
 pub use rand_augment::RandAugment;
 pub use resize::resize;
 pub use warp::{Affine, warp};

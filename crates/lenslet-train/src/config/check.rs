@@ -165,7 +165,9 @@ impl TrainConfig {
             })
         };
         if self.task != Task::Classification && !(32..=1024).contains(&size) {
-            return refuse("it must be from 32 to 1024: larger pictures are taken in tiles, or reduced");
+            return refuse(
+                "it must be from 32 to 1024: larger pictures are taken in tiles, or reduced",
+            );
         }
         if self.task == Task::Classification && variant.input[0] == 1 && size != variant.input[1] {
             return refuse("it must be 32, the only size that this model takes");

@@ -298,8 +298,15 @@ mod tests {
         ];
         // Centre 18, 19 in the cell from 16, 16: offsets 2/16 and 3/16.
         let logit = |p: f32| (p / (1.0 - p)).ln();
-        outputs[1].0[21..28]
-            .copy_from_slice(&[logit(0.125), logit(0.1875), 0.0, 0.0, 9.0, -9.0, 9.0]);
+        outputs[1].0[21..28].copy_from_slice(&[
+            logit(0.125),
+            logit(0.1875),
+            0.0,
+            0.0,
+            9.0,
+            -9.0,
+            9.0,
+        ]);
         let parts: Vec<_> = outputs.iter().map(|(v, s)| (v.as_slice(), *s)).collect();
         let loss = anchor_loss(&spec, &parts, &truth).loss;
         assert!(loss < 0.01, "{loss}");

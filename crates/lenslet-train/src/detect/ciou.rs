@@ -71,7 +71,10 @@ mod tests {
         let cases: Cases = serde_json::from_str(text).unwrap();
         for Case { a, b, loss } in cases.complete_iou {
             let got = ciou_loss(&Rect::from_corner(a), &Rect::from_corner(b));
-            assert!((got - loss).abs() < 1e-5, "{a:?} {b:?}: {got} is not {loss}");
+            assert!(
+                (got - loss).abs() < 1e-5,
+                "{a:?} {b:?}: {got} is not {loss}"
+            );
         }
     }
 
@@ -103,7 +106,11 @@ mod tests {
                 fixed(e)
             };
             let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
-            assert!((base.slopes[i] - slope).abs() < 1e-6, "{i}: {} {slope}", base.slopes[i]);
+            assert!(
+                (base.slopes[i] - slope).abs() < 1e-6,
+                "{i}: {} {slope}",
+                base.slopes[i]
+            );
         }
     }
 }

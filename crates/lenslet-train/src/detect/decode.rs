@@ -78,12 +78,7 @@ pub fn decode_grid(
     found
 }
 
-fn add(
-    found: &mut Vec<Detection>,
-    scores: impl Iterator<Item = f64>,
-    rect: Rect,
-    least: f64,
-) {
+fn add(found: &mut Vec<Detection>, scores: impl Iterator<Item = f64>, rect: Rect, least: f64) {
     if !rect.is_sound() {
         return;
     }
@@ -132,7 +127,10 @@ mod tests {
         assert_eq!((found.len(), found[0].class), (1, 1));
         let [x, y, w, h] = found[0].rect.centre();
         let near = |a: f64, b: f64| (a - b).abs() < 1e-5;
-        assert!(near(x, 40.0) && near(y, 24.0) && near(w, 20.0) && near(h, 6.0), "{found:?}");
+        assert!(
+            near(x, 40.0) && near(y, 24.0) && near(w, 20.0) && near(h, 6.0),
+            "{found:?}"
+        );
     }
 
     #[test]

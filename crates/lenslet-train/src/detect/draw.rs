@@ -100,7 +100,11 @@ pub fn draw_boxes(
         let high = (GLYPH * scale) as isize + 2;
         let wide = (text.chars().count() * GLYPH * scale) as isize + 4;
         // Above the box, or inside it at the picture's upper edge.
-        let top = if edges[1] >= high { edges[1] - high } else { edges[1] };
+        let top = if edges[1] >= high {
+            edges[1] - high
+        } else {
+            edges[1]
+        };
         let left = edges[0].min(width as isize - wide).max(0);
         canvas.fill([left, top, left + wide, top + high], colour);
         canvas.text(&text, [left + 2, top + 1], scale, [0, 0, 0]);

@@ -48,11 +48,19 @@ impl Dual {
     }
 
     pub fn max(self, other: Self) -> Self {
-        if self.value >= other.value { self } else { other }
+        if self.value >= other.value {
+            self
+        } else {
+            other
+        }
     }
 
     pub fn min(self, other: Self) -> Self {
-        if self.value <= other.value { self } else { other }
+        if self.value <= other.value {
+            self
+        } else {
+            other
+        }
     }
 }
 

@@ -101,7 +101,11 @@ pub fn grid_loss(
 }
 
 /// The box that each cell is to find.
-fn assign(boxes: &[BoxLabel], [rows, columns]: [usize; 2], input: [usize; 2]) -> Vec<Option<BoxLabel>> {
+fn assign(
+    boxes: &[BoxLabel],
+    [rows, columns]: [usize; 2],
+    input: [usize; 2],
+) -> Vec<Option<BoxLabel>> {
     let mut cells = vec![None::<BoxLabel>; rows * columns];
     for label in boxes.iter().filter(|b| !b.crowd) {
         let [x, y, ..] = label.rect.centre();
@@ -145,7 +149,10 @@ mod tests {
         assert_eq!(cells[0].map(|b| b.class), Some(1));
         assert!(cells[1..].iter().all(Option::is_none));
         // Centre 24, 30: row 1, column 1.
-        assert_eq!(assign(&boxes()[1], GRID, INPUT)[3].map(|b| b.class), Some(2));
+        assert_eq!(
+            assign(&boxes()[1], GRID, INPUT)[3].map(|b| b.class),
+            Some(2)
+        );
     }
 
     /// Central differences, but where the aim itself moves: a confidence follows its box's overlap.
@@ -176,7 +183,13 @@ mod tests {
         let truth = vec![boxes()[1].clone()];
         let mut output = vec![0.0f32; 4 * 13];
         // Centre 24, 30 in the cell from 20, 20 of 20 pixels.
-        let right = [0.2, 0.5, (28.0f32 / 40.0).sqrt(), (16.0f32 / 40.0).sqrt(), 1.0];
+        let right = [
+            0.2,
+            0.5,
+            (28.0f32 / 40.0).sqrt(),
+            (16.0f32 / 40.0).sqrt(),
+            1.0,
+        ];
         output[3 * 13..3 * 13 + 5].copy_from_slice(&right);
         output[3 * 13 + 12] = 1.0;
         let found = grid_loss(&output, GRID, 3, INPUT, &truth);

@@ -4,10 +4,10 @@ use burn::tensor::Tensor;
 use lenslet_data::boxes::BoxLabel;
 use lenslet_models::Output;
 
+use super::LossValue;
 use super::anchor::{AnchorSpec, anchor_loss};
 use super::decode::{Detection, decode_anchors, decode_grid};
 use super::grid::grid_loss;
-use super::LossValue;
 use crate::TrainError;
 
 /// What a detector gave for a batch.

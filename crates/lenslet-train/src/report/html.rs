@@ -17,12 +17,7 @@ pub(super) struct Shown<'a> {
 /// Classes up to which the confusion matrix is drawn whole.
 const MATRIX: usize = 40;
 
-pub(super) fn page(
-    source: &ReportSource<'_>,
-    title: &str,
-    curves: &str,
-    findings: &str,
-) -> String {
+pub(super) fn page(source: &ReportSource<'_>, title: &str, curves: &str, findings: &str) -> String {
     let title = escape(title);
     let body = [
         tiles(source),

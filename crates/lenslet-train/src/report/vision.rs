@@ -71,7 +71,10 @@ fn share(value: Option<f64>) -> String {
 }
 
 fn row(class: &str, cells: &[String], bar: Option<f64>) -> String {
-    let cells: String = cells.iter().map(|c| format!("<td class=n>{c}</td>")).collect();
+    let cells: String = cells
+        .iter()
+        .map(|c| format!("<td class=n>{c}</td>"))
+        .collect();
     format!(
         "<tr><td>{}</td>{cells}<td class=bar><i style=\"width:{:.1}%\"></i></td></tr>\n",
         escape(class),
@@ -79,13 +82,11 @@ fn row(class: &str, cells: &[String], bar: Option<f64>) -> String {
     )
 }
 
-fn table(
-    title: &str,
-    about: &str,
-    header: &[&str],
-    rows: impl Iterator<Item = String>,
-) -> String {
-    let head: String = header.iter().map(|h| format!("<th class=n>{h}</th>")).collect();
+fn table(title: &str, about: &str, header: &[&str], rows: impl Iterator<Item = String>) -> String {
+    let head: String = header
+        .iter()
+        .map(|h| format!("<th class=n>{h}</th>"))
+        .collect();
     let rows: String = rows.collect();
     let table = format!(
         "<div class=scroll><table><tr><th>class</th>{head}<th></th></tr>\n{rows}</table></div>"

@@ -69,8 +69,8 @@ pub fn pixel_loss(
         entropy += w * f64::from(sum.ln() - (row[truth] - largest));
         norm += w;
     }
-    let dice = (kind != PixelLoss::CrossEntropy)
-        .then(|| Dice::of(&result.gradient, labels, classes));
+    let dice =
+        (kind != PixelLoss::CrossEntropy).then(|| Dice::of(&result.gradient, labels, classes));
     let entropy_counts = kind != PixelLoss::Dice && norm > 0.0;
     if entropy_counts {
         result.loss += entropy / norm;
@@ -189,7 +189,10 @@ mod tests {
                     };
                     let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
                     let got = f64::from(found.gradient[i]);
-                    assert!((got - slope).abs() < 1e-4, "{kind:?} {i}: {got} is not {slope}");
+                    assert!(
+                        (got - slope).abs() < 1e-4,
+                        "{kind:?} {i}: {got} is not {slope}"
+                    );
                 }
             }
         }

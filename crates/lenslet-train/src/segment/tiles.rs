@@ -79,7 +79,10 @@ mod tests {
                 assert!(covering.count() >= 1, "{picture} {y}");
             }
             // Each overlaps the next by a quarter or more.
-            assert!(tiling.rows().windows(2).all(|w| w[1] - w[0] <= 12), "{picture}");
+            assert!(
+                tiling.rows().windows(2).all(|w| w[1] - w[0] <= 12),
+                "{picture}"
+            );
         }
     }
 

@@ -193,7 +193,9 @@ impl Trainer {
             .zip(&fed.labels)
             .filter(|(row, label)| top_k(row, 1)[0] == **label as usize)
             .count();
-        let right = done.right.map_or(right as f64, |share| share * samples as f64);
+        let right = done
+            .right
+            .map_or(right as f64, |share| share * samples as f64);
         self.progress.correct += right;
         self.progress.loss_sum += done.loss * samples as f64;
         self.progress.seen += samples;

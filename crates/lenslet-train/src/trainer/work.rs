@@ -204,9 +204,7 @@ pub(super) fn settle(
                 longer.push(picture[0].max(picture[1]));
                 boxes.extend(sample.boxes.iter().map(|label| (picture, label.rect)));
             }
-            let side = train
-                .input_size
-                .unwrap_or_else(|| usual_side(longer, 416));
+            let side = train.input_size.unwrap_or_else(|| usual_side(longer, 416));
             train.input_size = Some(side);
             let sizes: Vec<[f32; 2]> = boxes
                 .into_iter()
@@ -253,7 +251,9 @@ pub(super) fn examples(
         (Work::Masks(_, val), Measured::Masks(found)) => {
             let segmenter = Segmenter::new(model, *preprocess, val.classes().len(), device);
             for (index, share) in found.worst.iter().take(SHOWN) {
-                let Ok(sample) = val.get(*index) else { continue };
+                let Ok(sample) = val.get(*index) else {
+                    continue;
+                };
                 // Whole cameras' pictures would make the report heavy.
                 if sample.image.width().max(sample.image.height()) > 1024 {
                     continue;
@@ -295,7 +295,12 @@ pub(super) fn examples(
                     draw_boxes(&sample.image, &truth, val.classes())?,
                     draw_boxes(&sample.image, &found, val.classes())?,
                 ];
-                let text = format!("{}: {} there, {} found", val.files()[index].name, truth.len(), found.len());
+                let text = format!(
+                    "{}: {} there, {} found",
+                    val.files()[index].name,
+                    truth.len(),
+                    found.len()
+                );
                 shown.push((text, Image::contact_sheet(&views, 2)));
             }
         }

@@ -71,10 +71,12 @@ impl std::str::FromStr for Range {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once(',').and_then(|(low, high)| {
-            Some([low.trim().parse().ok()?, high.trim().parse().ok()?])
-        });
-        numbers.map(Self).ok_or("it must be two numbers, such as 0.75,1.33".into())
+        let numbers = text
+            .split_once(',')
+            .and_then(|(low, high)| Some([low.trim().parse().ok()?, high.trim().parse().ok()?]));
+        numbers
+            .map(Self)
+            .ok_or("it must be two numbers, such as 0.75,1.33".into())
     }
 }
 
@@ -232,9 +234,7 @@ impl Settings {
             (_, Some(stages)) => Freeze::AllBut(stages),
             (Some(FreezeArg::Backbone), _) => Freeze::Backbone,
             (Some(FreezeArg::None), _) => Freeze::None,
-            (None, None) if weights.is_some() && task == Task::Classification => {
-                Freeze::Backbone
-            }
+            (None, None) if weights.is_some() && task == Task::Classification => Freeze::Backbone,
             (None, None) => Freeze::None,
         };
         let default = if task != Task::Classification {

@@ -166,7 +166,9 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
     let model = args.model.as_deref().unwrap_or(usual_model(pictures));
     // As training starts unless told: from weights, where there are pictures.
     let weights = (pictures && !args.settings.from_scratch).then(String::new);
-    let config = args.settings.config(Task::Classification, model, pictures, weights);
+    let config = args
+        .settings
+        .config(Task::Classification, model, pictures, weights);
     config.validate()?;
     let (preprocess, augment) = (config.preprocess()?, config.augmentation()?);
     let repeat = args.repeat.unwrap_or(if augment.is_some() { 6 } else { 1 });

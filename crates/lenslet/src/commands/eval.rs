@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 use lenslet_data::{Loader, LoaderConfig, OnUnreadable};
 use lenslet_models::Task;
-use lenslet_train::{DataSource, Evaluation, ModelInfo, Runner, evaluate, even_batch, find_variant};
+use lenslet_train::{
+    DataSource, Evaluation, ModelInfo, Runner, evaluate, even_batch, find_variant,
+};
 use serde_json::json;
 
 use super::{device, model, picture_bar, stop_flag};

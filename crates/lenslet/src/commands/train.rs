@@ -11,8 +11,8 @@ use lenslet_data::boxes::BoxSet;
 use lenslet_models::Task;
 use lenslet_nn::num_params;
 use lenslet_train::{
-    Data, DataSource, EpochRecord, Freeze, Measured, Observer, Outcome, PartSize, Pretrained, RunConfig, RunDir,
-    Summary, Trainer, load_model,
+    Data, DataSource, EpochRecord, Freeze, Measured, Observer, Outcome, PartSize, Pretrained,
+    RunConfig, RunDir, Summary, Trainer, load_model,
 };
 
 use super::{INSIDE, device, model, stop_flag, usual_for};

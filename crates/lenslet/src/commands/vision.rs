@@ -191,7 +191,10 @@ struct Outputs {
 impl Outputs {
     fn new(dir: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&dir).with_context(|| {
-            format!("cannot create the folder {}; choose another with --output", dir.display())
+            format!(
+                "cannot create the folder {}; choose another with --output",
+                dir.display()
+            )
         })?;
         Ok(Self {
             dir,
@@ -201,7 +204,9 @@ impl Outputs {
 
     /// Where what is made of `picture` goes; pictures of one name in several folders are numbered.
     fn stem(&mut self, picture: &Path) -> String {
-        let own = picture.file_stem().map(|s| s.to_string_lossy().into_owned());
+        let own = picture
+            .file_stem()
+            .map(|s| s.to_string_lossy().into_owned());
         let own = own.unwrap_or_else(|| "picture".into());
         let mut stem = own.clone();
         let mut number = 2;
@@ -265,7 +270,14 @@ pub fn predict((model, info): Opened<'_>, args: &PredictArgs, common: &Common) -
                 mask(&segmenter, &path, outputs.as_mut(), info, common)
             } else {
                 let (image, found) = detector.file(&path, &how)?;
-                boxes(&path, (&image, &found), outputs.as_mut(), info, args, common)
+                boxes(
+                    &path,
+                    (&image, &found),
+                    outputs.as_mut(),
+                    info,
+                    args,
+                    common,
+                )
             }
         });
         bar.inc(1);
@@ -294,7 +306,9 @@ fn mask(
 ) -> Result<()> {
     let (image, mask) = segmenter.file(path)?;
     let mut counts = vec![0usize; info.classes.len()];
-    mask.classes.iter().for_each(|c| counts[usize::from(*c)] += 1);
+    mask.classes
+        .iter()
+        .for_each(|c| counts[usize::from(*c)] += 1);
     let all = mask.classes.len() as f64;
     let mut shares: Vec<(&String, f64)> = info
         .classes
@@ -350,9 +364,7 @@ fn boxes(
     if common.json {
         let boxes: Vec<_> = found
             .iter()
-            .map(|one| {
-                json!({ "class": name(one), "score": one.score, "box": one.rect.corner() })
-            })
+            .map(|one| json!({ "class": name(one), "score": one.score, "box": one.rect.corner() }))
             .collect();
         return report::print_json(&json!({
             "path": path, "width": image.width(), "height": image.height(), "boxes": boxes,
