@@ -132,7 +132,7 @@ fn unet() -> Variant {
         classifier: "final_conv",
         first_conv: "encoders.0.double_conv.0",
         ..Variant::imagenet("unet", |o: &BuildOptions, i| {
-            UNetConfig::new(3, [16, 32, 64, 128]).init(o, i).into()
+            UNetConfig::new(3, [8, 16, 32, 64, 128]).init(o, i).into()
         })
     }
 }

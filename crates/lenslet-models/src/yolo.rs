@@ -49,11 +49,19 @@ impl YoloHead {
             let anchors = self.anchors;
             last.bias = last.bias.take().map(|bias| {
                 bias.map(|bias| {
-                    let values = bias.dims()[0] / anchors;
-                    let raise = |i: usize| if i % values == 4 { logit } else { 0.0 };
-                    let raises: Vec<f32> = (0..bias.dims()[0]).map(raise).collect();
-                    let device = bias.device();
-                    bias + Tensor::<1>::from_floats(raises.as_slice(), &device)
+                    let count = bias.dims()[0] / anchors;
+                    let data = bias.to_data();
+                    let values = data.iter::<f32>().enumerate();
+                    let raise = |i: usize| if i % count == 4 { logit } else { 0.0 };
+                    let raised: Vec<f32> = values.map(|(i, v)| v + raise(i)).collect();
+                    // A parameter of its own, not what came out of a sum.
+                    let tracked = bias.is_require_grad();
+                    let raised = Tensor::<1>::from_floats(raised.as_slice(), &bias.device());
+                    if tracked {
+                        raised.require_grad()
+                    } else {
+                        raised
+                    }
                 })
             });
         }

@@ -196,10 +196,10 @@ impl TrainConfig {
             task,
             head: HeadKind::Own,
             epochs: match task {
-                Task::Segmentation => 10,
-                _ => 20,
+                Task::Segmentation => 8,
+                _ => 15,
             },
-            batch_size: 16,
+            batch_size: 8,
             lr: 3e-3,
             warmup_epochs: 1,
             augment: AugmentKind::Guide,

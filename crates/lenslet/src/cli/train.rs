@@ -248,6 +248,7 @@ impl Settings {
                 ..TrainConfig::default()
             }
         };
+        let epochs = self.epochs.unwrap_or(default.epochs);
         TrainConfig {
             input_size: self.input_size,
             head: match self.head {
@@ -255,7 +256,7 @@ impl Settings {
                 Some(HeadArg::Linear) => HeadKind::Linear,
                 None => default.head,
             },
-            epochs: self.epochs.unwrap_or(default.epochs),
+            epochs,
             batch_size: self.batch_size.unwrap_or(default.batch_size),
             accumulate: self.accumulate.unwrap_or(default.accumulate),
             lr: self.lr.unwrap_or(default.lr),
@@ -271,7 +272,8 @@ impl Settings {
             optimizer: self.optimizer.unwrap_or(default.optimizer),
             momentum: self.momentum.unwrap_or(default.momentum),
             scheduler: self.scheduler.unwrap_or(default.scheduler),
-            warmup_epochs: self.warmup_epochs.unwrap_or(default.warmup_epochs),
+            warmup_epochs: (self.warmup_epochs)
+                .unwrap_or(default.warmup_epochs.min(epochs.saturating_sub(1))),
             label_smoothing: self.label_smoothing.unwrap_or(default.label_smoothing),
             class_weights: self.class_weights,
             ema: self.ema,

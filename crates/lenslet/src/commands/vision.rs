@@ -285,7 +285,7 @@ pub fn predict((model, info): Opened<'_>, args: &PredictArgs, common: &Common) -
             if report::is_closed_pipe(&error) {
                 return Err(error);
             }
-            bar.suspend(|| eprintln!("error: {error:#}"));
+            bar.suspend(|| eprintln!("error: {error}"));
             failed += 1;
         }
     }
