@@ -7,7 +7,7 @@ use lenslet_models::{BuildOptions, Task, Variant, near_names, variant};
 use lenslet_nn::HeadKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Freeze, Optimizer, Rule, Schedule, TrainError};
+use crate::{EngineKind, Freeze, Optimizer, Rule, Schedule, TrainError};
 
 mod check;
 
@@ -21,6 +21,19 @@ pub enum OptimizerKind {
     AdamW,
     /// Stochastic gradient descent with momentum.
     Sgd,
+}
+
+/// How much training pictures are changed at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum AugmentKind {
+    /// Not at all
+    None,
+    /// Cut to at least a third of the picture, mirrored, a little brighter or darker
+    Light,
+    /// As the guide has it: cut to as little as a twelfth, mirrored, turned, recoloured
+    Guide,
 }
 
 /// Everything that decides the numbers of a run. Names and defaults are PyTorch's, or the guide's.
@@ -37,8 +50,13 @@ pub struct TrainConfig {
     pub weights: Option<String>,
     /// What does not train.
     pub freeze: Freeze,
+    /// Whether batch norms that train keep the statistics they came with.
+    pub freeze_norm_stats: bool,
     /// Passes over the training data.
     pub epochs: usize,
+    /// The first of them, in which the classifier trains alone on the features of the pictures as
+    /// they are (Kumar et al., 2022: a classifier that fits first distorts the features less).
+    pub head_epochs: usize,
     /// Samples a forward pass.
     pub batch_size: usize,
     /// Batches a step: their gradients are averaged.
@@ -71,8 +89,8 @@ pub struct TrainConfig {
     pub ema: Option<f64>,
     /// Epochs without a better validation accuracy after which the run ends.
     pub early_stopping: Option<usize>,
-    /// Whether training pictures are changed at random.
-    pub augment: bool,
+    /// How much training pictures are changed at random.
+    pub augment: AugmentKind,
     /// Whether RandAugment is done.
     pub randaugment: bool,
     /// Probability that a rectangle of a picture is erased.
@@ -83,6 +101,8 @@ pub struct TrainConfig {
     pub cutmix: f32,
     /// Whether a frozen backbone runs once a picture where it can.
     pub cache_features: bool,
+    /// What runs a frozen backbone, and the model on the held-out pictures.
+    pub engine: EngineKind,
     /// Share of the pictures that may be unreadable.
     pub max_unreadable: f64,
     /// Decides first values, order and augmentation.
@@ -97,7 +117,9 @@ impl Default for TrainConfig {
             head: HeadKind::Own,
             weights: None,
             freeze: Freeze::None,
+            freeze_norm_stats: false,
             epochs: 30,
+            head_epochs: 0,
             batch_size: 64,
             accumulate: 1,
             lr: 2e-3,
@@ -114,12 +136,13 @@ impl Default for TrainConfig {
             class_weights: false,
             ema: None,
             early_stopping: None,
-            augment: true,
+            augment: AugmentKind::Guide,
             randaugment: false,
             random_erasing: 0.0,
             mixup: 0.0,
             cutmix: 0.0,
             cache_features: true,
+            engine: EngineKind::Compiled,
             max_unreadable: 0.05,
             seed: 0,
         }
@@ -127,10 +150,15 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone that has
-    /// weights; where the backbone is frozen, the pictures as they are, so that it runs once.
-    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze) -> Self {
-        let frozen = freeze == Freeze::Backbone;
+    /// Defaults for photos: batches of 32.
+    ///
+    /// Where a frozen backbone has weights, the pictures as they are, so that it runs once. Where it
+    /// trains as well (fine-tuning): the classifier alone in the first third of `epochs`, then an
+    /// epoch of warm-up, half the learning rate and a tenth of that for the backbone, batch norms
+    /// with the statistics they came with, light random changes.
+    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze, epochs: usize) -> Self {
+        let tuning = weights.is_some() && freeze != Freeze::Backbone;
+        let head_epochs = if tuning { epochs / 3 } else { 0 };
         Self {
             model: model.into(),
             head: if weights.is_some() {
@@ -139,9 +167,20 @@ impl TrainConfig {
                 HeadKind::Own
             },
             batch_size: 32,
+            epochs,
+            head_epochs,
+            warmup_epochs: usize::from(tuning && epochs > head_epochs + 1),
+            freeze_norm_stats: tuning,
             backbone_lr_mult: if weights.is_some() { 0.1 } else { 1.0 },
-            lr: if weights.is_some() { 2e-3 } else { 1e-3 },
-            augment: !frozen,
+            lr: match (&weights, tuning) {
+                (Some(_), false) => 2e-3,
+                _ => 1e-3,
+            },
+            augment: match (&weights, freeze) {
+                (None, _) => AugmentKind::Guide,
+                (Some(_), Freeze::Backbone) => AugmentKind::None,
+                (Some(_), _) => AugmentKind::Light,
+            },
             weights,
             freeze,
             ..Self::default()
@@ -195,9 +234,10 @@ impl TrainConfig {
     /// As [`TrainConfig::variant`].
     pub fn augmentation(&self) -> Result<Option<Augment>, TrainError> {
         let mut augment = match (self.augment, self.variant()?.input[0]) {
-            (false, _) => Augment::default(),
-            (true, 1) => Augment::digits(),
-            (true, _) => Augment::photos(),
+            (AugmentKind::None, _) => Augment::default(),
+            (_, 1) => Augment::digits(),
+            (AugmentKind::Light, _) => Augment::photos_light(),
+            (AugmentKind::Guide, _) => Augment::photos(),
         };
         augment.rand_augment = self.randaugment.then(RandAugment::default);
         augment.random_erasing = (self.random_erasing > 0.0).then(|| RandomErasing {

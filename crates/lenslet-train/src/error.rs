@@ -88,6 +88,9 @@ pub enum TrainError {
         /// The run's folder.
         run: PathBuf,
     },
+    /// A model that cannot be compiled.
+    #[error("{0}. Layer by layer it may run: --engine eager")]
+    Engine(#[from] lenslet_engine::EngineError),
     /// From the data.
     #[error(transparent)]
     Data(#[from] lenslet_data::DataError),

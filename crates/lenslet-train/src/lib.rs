@@ -26,8 +26,8 @@ mod step;
 mod tally;
 mod trainer;
 
-pub use compiled::compile;
-pub use config::{OptimizerKind, TrainConfig, at_size, find_variant};
+pub use compiled::{EngineKind, Runner, compile, even_batch};
+pub use config::{AugmentKind, OptimizerKind, TrainConfig, at_size, find_variant};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use evaluate::{TestTime, evaluate};

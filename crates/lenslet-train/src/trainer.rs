@@ -13,8 +13,9 @@ use crate::features::FeatureSet;
 use crate::files::write_atomic;
 use crate::run::{Checkpoint, Progress, RunConfig, RunDir};
 use crate::{
-    Criterion, Ema, EpochRecord, Evaluation, Optimizer, PartSize, Parts, Pretrained, ReportSource,
-    SkippedFile, TestTime, TrainError, evaluate, load_model, write_report,
+    Criterion, Ema, EngineKind, EpochRecord, Evaluation, Freeze, Optimizer, PartSize, Parts,
+    Pretrained, ReportSource, Runner, SkippedFile, TestTime, TrainError, evaluate, even_batch,
+    load_model, write_report,
 };
 
 mod epoch;
@@ -24,6 +25,10 @@ mod setup;
 
 pub use find_rate::FoundRate;
 use setup::Prepared;
+
+/// Held-out pictures from which on compiling a model anew for every epoch takes less time than it
+/// saves.
+const COMPILED_FROM: usize = 64;
 
 /// Who is told how a run goes.
 pub trait Observer {
@@ -84,6 +89,8 @@ pub struct Trainer {
     ema: Option<Ema>,
     /// Training and validation features, where the backbone runs once.
     features: Option<[FeatureSet; 2]>,
+    /// The frozen backbone, where it runs anew for every picture.
+    frozen: Option<Runner>,
     progress: Progress,
 }
 
@@ -125,7 +132,7 @@ impl Trainer {
         let prepared = Prepared::new(&config, split)?;
         let parts = Parts::of(&model, prepared.variant.classifier);
         let stand = Checkpoint {
-            model: parts.freeze(model, config.train.freeze)?,
+            model: parts.freeze(model, config.train.freeze, config.train.freeze_norm_stats)?,
             optimizer: config.train.new_optimizer(),
             ema: config.train.ema.map(Ema::new),
             progress: Progress::default(),
@@ -164,7 +171,11 @@ impl Trainer {
             )));
         }
         let parts = Parts::of(&stand.model, prepared.variant.classifier);
-        stand.model = parts.freeze(stand.model, config.train.freeze)?;
+        stand.model = parts.freeze(
+            stand.model,
+            config.train.freeze,
+            config.train.freeze_norm_stats,
+        )?;
         Ok(prepared.trainer(run, config, device, parts, stand))
     }
 
@@ -198,12 +209,36 @@ impl Trainer {
         &self.classes
     }
 
-    /// Whether the frozen backbone runs once a picture.
-    pub fn caches_features(&self) -> bool {
-        let train = &self.config.train;
-        let plain = self.train.augment().is_none() && train.mix().is_none();
+    /// Whether everything but the last layer is frozen, and can run apart from it.
+    fn has_frozen_backbone(&self) -> bool {
         let linear = self.variant.family != "SqueezeNet";
-        train.cache_features && train.freeze == crate::Freeze::Backbone && plain && linear
+        self.config.train.freeze == Freeze::Backbone && linear
+    }
+
+    /// Whether the frozen backbone runs once a picture, for all epochs.
+    pub fn caches_features(&self) -> bool {
+        let plain = self.train.augment().is_none() && self.config.train.mix().is_none();
+        self.config.train.cache_features && self.has_frozen_backbone() && plain
+    }
+
+    /// The first epochs, in which the classifier trains alone and what else trains does not yet.
+    pub fn head_epochs(&self) -> usize {
+        match self.trains_head_first(0) {
+            true => self.config.train.head_epochs,
+            false => 0,
+        }
+    }
+
+    /// Whether the classifier trains alone in `epoch`, counted from 0, and everything after it.
+    fn trains_head_first(&self, epoch: usize) -> bool {
+        let tunes = self.config.train.freeze != Freeze::Backbone;
+        tunes && epoch < self.config.train.head_epochs && self.variant.family != "SqueezeNet"
+    }
+
+    /// Shape of a batch of pictures.
+    fn input(&self, batch: usize) -> [usize; 4] {
+        let [c, h, w] = self.preprocess.output_shape();
+        [batch, c, h, w]
     }
 
     /// Trains to the end, or until `stop` is raised.
@@ -250,10 +285,18 @@ impl Trainer {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match &self.features {
-            Some([_, val]) => Ok(Some(val.evaluate(model, self.classes.len(), &plain))),
-            None => evaluate(model, &self.val, &plain, TestTime::None, &mut |_| (), stop),
+        if let Some([_, val]) = &self.features {
+            return Ok(Some(val.evaluate(model, self.classes.len(), &plain)));
         }
+        let samples = self.val.dataset().len();
+        let engine = if samples < COMPILED_FROM {
+            EngineKind::Eager
+        } else {
+            self.config.train.engine
+        };
+        let input = self.input(even_batch(samples, self.config.train.batch_size));
+        let runner = Runner::logits(engine, model, input, &plain)?;
+        evaluate(&runner, &self.val, TestTime::None, &mut |_| (), stop)
     }
 
     /// The best model on the validation data, and its confusion matrix and the report in the

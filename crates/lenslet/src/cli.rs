@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use lenslet_train::{Part, TestTime};
+use clap::{Args, Parser, Subcommand};
+use lenslet_train::{EngineKind, Part, TestTime};
 
 mod data;
 mod train;
@@ -71,8 +71,11 @@ pub struct EvalArgs {
     #[arg(long, default_value = "none", value_name = "HOW")]
     pub tta: TestTime,
     /// Pictures a call
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
 }
 
 /// Which model works.
@@ -104,6 +107,9 @@ pub struct PredictArgs {
     /// Pictures a call
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
@@ -151,15 +157,6 @@ pub struct BenchArgs {
     /// Every step of compiled inference: kernel, time, and how near to what this machine can do
     #[arg(long, conflicts_with_all = ["train", "json"])]
     pub layers: bool,
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngineKind {
-    /// Compiled for the CPU
-    Compiled,
-    /// Layer by layer
-    Eager,
 }
 
 #[derive(Debug, Args)]

@@ -7,14 +7,15 @@ use burn::module::Module;
 use lenslet_models::Model;
 
 use super::feed::{Fed, Feed};
+use super::setup::loader;
 use super::{Observer, Trainer};
 use crate::features::{self, FeatureSet};
 use crate::history::GroupRates;
 use crate::metrics::top_k;
 use crate::model_file::{FORMAT, save_model};
 use crate::run::Progress;
-use crate::step::backward;
-use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, TrainError, record_golden};
+use crate::step::{Input, backward};
+use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, Runner, TrainError, record_golden};
 
 /// Gradients of the batches of a step that is not complete yet.
 #[derive(Default)]
@@ -32,25 +33,31 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        if !self.caches_features() {
+        let head_first = self.trains_head_first(self.progress.epoch);
+        if !head_first && !self.has_frozen_backbone() {
+            return Ok(true);
+        }
+        if !head_first && !self.caches_features() {
+            self.frozen = Some(self.frozen_backbone()?);
             return Ok(true);
         }
         let preprocess = serde_json::to_string(&self.preprocess).unwrap_or_default();
-        let data = &self.config.fingerprint;
-        let key = features::key(data, &preprocess, self.model(), &self.parts);
+        let (data, engine) = (&self.config.fingerprint, self.config.train.engine);
+        let key = features::key(data, &preprocess, engine, self.model(), &self.parts);
         let path = self.run.file("features.safetensors");
         self.features = features::load(&path, &key);
         if self.features.is_some() {
             return Ok(true);
         }
-        let plain = self.device.clone().without_autodiff();
-        let model = self.model().valid();
+        let frozen = self.frozen_backbone()?;
         let pictures: usize = self.loaders().map(|l| l.dataset().len()).iter().sum();
         let mut before = 0;
         let mut sets = Vec::new();
-        for loader in [&self.train, &self.val] {
+        // The pictures as they are, also where later epochs change them.
+        let as_they_are = loader(&self.config, &self.train, self.preprocess)?;
+        for loader in [&as_they_are, &self.val] {
             let mut progress = |done| observer.features_done(before + done, pictures);
-            match FeatureSet::compute(&model, loader, &plain, &mut progress, stop)? {
+            match FeatureSet::compute(&frozen, loader, &mut progress, stop)? {
                 Some(set) => sets.push(set),
                 None => return Ok(false),
             }
@@ -63,6 +70,20 @@ impl Trainer {
         Ok(true)
     }
 
+    /// The frozen backbone, ready for batches of pictures.
+    fn frozen_backbone(&self) -> Result<Runner, TrainError> {
+        let batch = self.config.train.batch_size;
+        let pictures = self.train.dataset().len();
+        let input = self.input(batch.min(pictures));
+        let plain = self.device.clone().without_autodiff();
+        Runner::features(
+            self.config.train.engine,
+            &self.model().valid(),
+            input,
+            &plain,
+        )
+    }
+
     /// Trains the rest of the epoch under way; true when it was stopped.
     pub(super) fn epoch(
         &mut self,
@@ -70,6 +91,9 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let (epoch, batches) = (self.progress.epoch, self.train.batches());
+        if self.progress.batch == 0 && epoch > 0 && self.trains_head_first(epoch - 1) {
+            self.join_backbone(epoch);
+        }
         observer.epoch_begins(epoch + 1, self.progress.batch, batches);
         let rates = self.rates(epoch);
         let began = Instant::now();
@@ -133,14 +157,33 @@ impl Trainer {
         Ok(false)
     }
 
+    /// The backbone trains from here on: features of how it was are of no more use, and moments of
+    /// the classifier alone would make the first steps of the rest too large.
+    fn join_backbone(&mut self, epoch: usize) {
+        if self.trains_head_first(epoch) {
+            return;
+        }
+        self.features = None;
+        self.optimizer = self.config.train.new_optimizer();
+    }
+
     /// Learning rates of an epoch, counted from 0.
     fn rates(&self, epoch: usize) -> GroupRates {
         let train = &self.config.train;
-        let factor = train
-            .scheduler
-            .factor(epoch, train.epochs, train.warmup_epochs);
+        let head_first = self.trains_head_first(epoch);
+        let alone = self.head_epochs();
+        // Each of the two stretches has a course of its own.
+        let factor = match head_first {
+            true => train.scheduler.factor(epoch, alone, 0),
+            false => {
+                train
+                    .scheduler
+                    .factor(epoch - alone, train.epochs - alone, train.warmup_epochs)
+            }
+        };
         let backbone = match train.freeze {
             Freeze::Backbone => 0.0,
+            _ if head_first => 0.0,
             _ => train.backbone_lr_mult,
         };
         GroupRates {
@@ -162,8 +205,9 @@ impl Trainer {
         let position = self.progress.epoch * self.train.batches() + fed.number;
         self.device
             .seed(self.config.train.seed ^ ((position as u64) << 20));
+        let input = self.behind_backbone(fed.input)?;
         let (model, criterion) = (self.model(), &self.criterion);
-        let done = backward(model, fed.input, &fed.target, criterion, &self.device);
+        let done = backward(model, input, &fed.target, criterion, &self.device);
         self.check("loss", done.loss)?;
         if let Some(gradients) = done.gradients {
             pending.add(gradients, samples);
@@ -180,6 +224,18 @@ impl Trainer {
         }
         self.progress.batch = fed.number + 1;
         Ok(())
+    }
+
+    /// Pictures as features where the backbone is frozen and runs apart.
+    pub(super) fn behind_backbone(&self, input: Input) -> Result<Input, TrainError> {
+        Ok(match (&self.frozen, input) {
+            (Some(frozen), Input::Pictures(images, shape)) => {
+                let features = frozen.run(images, shape)?;
+                let width = features.len() / shape[0].max(1);
+                Input::Features(features, [shape[0], width])
+            }
+            (_, input) => input,
+        })
     }
 
     /// One optimiser step.

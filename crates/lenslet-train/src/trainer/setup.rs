@@ -13,7 +13,7 @@ use super::Trainer;
 use crate::loss::balanced_weights;
 use crate::run::{Checkpoint, RunConfig, RunDir};
 use crate::source::Split;
-use crate::{Criterion, Parts, TrainError};
+use crate::{Criterion, Parts, TrainError, even_batch};
 
 /// Data and model description.
 pub(super) struct Prepared {
@@ -42,14 +42,14 @@ impl Prepared {
         };
         let loader = |dataset: Arc<dyn Dataset>, augment: Option<Augment>, shuffle: bool| {
             let settings = LoaderConfig {
-                batch_size: train.batch_size,
+                batch_size: if shuffle {
+                    train.batch_size
+                } else {
+                    even_batch(dataset.len(), train.batch_size)
+                },
                 shuffle,
                 seed: train.seed,
-                workers: config.threads,
-                on_unreadable: OnUnreadable::Skip {
-                    limit: train.max_unreadable,
-                },
-                ..LoaderConfig::default()
+                ..loading(config)
             };
             Loader::new(dataset, preprocess, augment, settings)
         };
@@ -90,7 +90,33 @@ impl Prepared {
             optimizer: stand.optimizer,
             ema: stand.ema,
             features: None,
+            frozen: None,
             progress: stand.progress,
         }
     }
+}
+
+/// What the loading of all pictures of a run has in common.
+fn loading(config: &RunConfig) -> LoaderConfig {
+    LoaderConfig {
+        workers: config.threads,
+        on_unreadable: OnUnreadable::Skip {
+            limit: config.train.max_unreadable,
+        },
+        ..LoaderConfig::default()
+    }
+}
+
+/// The pictures of `train` as they are, in the order of the dataset.
+pub(super) fn loader(
+    config: &RunConfig,
+    train: &Loader,
+    preprocess: Preprocess,
+) -> Result<Loader, TrainError> {
+    let dataset = train.dataset().clone();
+    let settings = LoaderConfig {
+        batch_size: even_batch(dataset.len(), config.train.batch_size),
+        ..loading(config)
+    };
+    Ok(Loader::new(dataset, preprocess, None, settings)?)
 }

@@ -34,9 +34,9 @@ pub struct PreviewArgs {
     /// Training pictures to draw
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = super::at_least_one)]
     pub count: usize,
-    /// How often each is drawn, changed at random each time
-    #[arg(long, default_value_t = 6, value_name = "N", value_parser = super::at_least_one)]
-    pub repeat: usize,
+    /// How often each is drawn, changed at random each time [default: 6; 1 where nothing changes]
+    #[arg(long, value_name = "N", value_parser = super::at_least_one)]
+    pub repeat: Option<usize>,
     /// Architecture whose input is drawn
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,

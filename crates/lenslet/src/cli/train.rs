@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lenslet_nn::HeadKind;
-use lenslet_train::{Freeze, OptimizerKind, Schedule, TrainConfig};
+use lenslet_train::{AugmentKind, EngineKind, Freeze, OptimizerKind, Schedule, TrainConfig};
 
 #[derive(Debug, Args)]
 pub struct TrainArgs {
@@ -67,6 +67,10 @@ pub struct Settings {
     /// Train the last N stages of the backbone and the classifier
     #[arg(long, value_name = "N", conflicts_with = "freeze")]
     pub unfreeze: Option<usize>,
+    /// Whether batch norms keep the statistics they came with also where they train [default: true from
+    /// weights, else false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub freeze_norm_stats: Option<bool>,
     /// Start from random values and train everything
     #[arg(long, conflicts_with_all = ["freeze", "unfreeze"])]
     pub from_scratch: bool,
@@ -76,13 +80,17 @@ pub struct Settings {
     /// Passes over the training data [default: 30]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
+    /// The first epochs, in which the classifier trains alone on the features of the pictures as they
+    /// are, before the rest joins [default: a third of --epochs where a backbone with weights trains]
+    #[arg(long, value_name = "N")]
+    pub head_epochs: Option<usize>,
     /// Samples a forward pass [default: 32 for pictures, 64 for digits]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Batches a step, whose gradients are averaged [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures from scratch]
+    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures, unless the backbone is frozen]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Share of --lr at which everything but the classifier trains [default: 0.1 from weights, else 1]
@@ -109,7 +117,8 @@ pub struct Settings {
     /// Learning rate over the epochs [default: cosine]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<Schedule>,
-    /// Epochs in which the learning rate rises to its full height [default: 0]
+    /// Epochs in which the learning rate rises to its full height [default: 0; 1 where a backbone with
+    /// weights trains, once it does]
     #[arg(long, value_name = "N")]
     pub warmup_epochs: Option<usize>,
     /// Share of the target spread over all classes [default: 0]
@@ -124,12 +133,13 @@ pub struct Settings {
     /// Stop after N epochs without a better validation accuracy
     #[arg(long, value_name = "N")]
     pub early_stopping: Option<usize>,
-    /// Train on the pictures as they are, without random changes
+    /// How much training pictures are changed at random [default: guide from scratch, light from
+    /// weights, none where the backbone is frozen]
+    #[arg(long, value_name = "HOW")]
+    pub augment: Option<AugmentKind>,
+    /// Train on the pictures as they are: --augment none
     #[arg(long, conflicts_with = "augment")]
     pub no_augment: bool,
-    /// Change training pictures at random, also where the backbone is frozen
-    #[arg(long)]
-    pub augment: bool,
     /// RandAugment: two random operations a picture
     #[arg(long)]
     pub randaugment: bool,
@@ -145,6 +155,9 @@ pub struct Settings {
     /// Run a frozen backbone anew in every epoch
     #[arg(long)]
     pub no_feature_cache: bool,
+    /// What runs a frozen backbone and the model on held-out pictures [default: compiled]
+    #[arg(long, value_name = "NAME")]
+    pub engine: Option<EngineKind>,
     /// Share of the pictures that may be unreadable [default: 0.05]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub max_unreadable: Option<f64>,
@@ -164,8 +177,9 @@ impl Settings {
             (None, None) if weights.is_some() => Freeze::Backbone,
             (None, None) => Freeze::None,
         };
+        let epochs = self.epochs.unwrap_or(TrainConfig::default().epochs);
         let default = if pictures || weights.is_some() {
-            TrainConfig::photos(model, weights, freeze)
+            TrainConfig::photos(model, weights, freeze, epochs)
         } else {
             TrainConfig {
                 model: model.into(),
@@ -173,6 +187,7 @@ impl Settings {
                 ..TrainConfig::default()
             }
         };
+        let head_epochs = self.head_epochs.unwrap_or(default.head_epochs);
         TrainConfig {
             input_size: self.input_size,
             head: match self.head {
@@ -180,7 +195,8 @@ impl Settings {
                 Some(HeadArg::Linear) => HeadKind::Linear,
                 None => default.head,
             },
-            epochs: self.epochs.unwrap_or(default.epochs),
+            epochs,
+            head_epochs,
             batch_size: self.batch_size.unwrap_or(default.batch_size),
             accumulate: self.accumulate.unwrap_or(default.accumulate),
             lr: self.lr.unwrap_or(default.lr),
@@ -196,17 +212,24 @@ impl Settings {
             optimizer: self.optimizer.unwrap_or(default.optimizer),
             momentum: self.momentum.unwrap_or(default.momentum),
             scheduler: self.scheduler.unwrap_or(default.scheduler),
-            warmup_epochs: self.warmup_epochs.unwrap_or(default.warmup_epochs),
+            warmup_epochs: self
+                .warmup_epochs
+                .unwrap_or((default.warmup_epochs).min(epochs.saturating_sub(head_epochs + 1))),
             label_smoothing: self.label_smoothing.unwrap_or(default.label_smoothing),
             class_weights: self.class_weights,
             ema: self.ema,
             early_stopping: self.early_stopping,
-            augment: (default.augment || self.augment) && !self.no_augment,
+            augment: match (self.no_augment, self.augment) {
+                (true, _) => AugmentKind::None,
+                (false, given) => given.unwrap_or(default.augment),
+            },
+            freeze_norm_stats: self.freeze_norm_stats.unwrap_or(default.freeze_norm_stats),
             randaugment: self.randaugment,
             random_erasing: self.random_erasing.unwrap_or(default.random_erasing),
             mixup: self.mixup.unwrap_or(default.mixup),
             cutmix: self.cutmix.unwrap_or(default.cutmix),
             cache_features: !self.no_feature_cache,
+            engine: self.engine.unwrap_or(default.engine),
             max_unreadable: self.max_unreadable.unwrap_or(default.max_unreadable),
             seed: self.seed.unwrap_or(default.seed),
             ..default

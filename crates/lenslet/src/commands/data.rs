@@ -162,9 +162,12 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
     let data = DataSource::at(&args.data, None, seed)?;
     let pictures = data.is_files();
     let model = args.model.as_deref().unwrap_or(usual_model(pictures));
-    let config = args.settings.config(model, pictures, None);
+    // As training starts unless told: from weights, where there are pictures.
+    let weights = (pictures && !args.settings.from_scratch).then(String::new);
+    let config = args.settings.config(model, pictures, weights);
     config.validate()?;
     let (preprocess, augment) = (config.preprocess()?, config.augmentation()?);
+    let repeat = args.repeat.unwrap_or(if augment.is_some() { 6 } else { 1 });
     let train = data.open()?.train;
     let mut order: Vec<usize> = (0..train.len()).collect();
     Rng::keyed(seed, Purpose::Shuffle, 0, 0).shuffle(&mut order);
@@ -177,20 +180,23 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
                 continue;
             }
         };
-        for epoch in 0..args.repeat as u64 {
+        for epoch in 0..repeat as u64 {
             let mut rng = Rng::keyed(seed, Purpose::Augment, epoch, index as u64);
             let augment = augment.as_ref().map(|augment| (augment, &mut rng));
             cells.push(preprocess.pixels(image.clone(), augment)?);
         }
     }
-    let sheet = Image::contact_sheet(&cells, args.repeat).to_png()?;
+    let sheet = Image::contact_sheet(&cells, repeat).to_png()?;
     write_atomic(&args.output, &sheet)?;
     if common.json {
         report::print_json(&serde_json::json!({
-            "output": args.output, "pictures": cells.len() / args.repeat, "augment": augment,
+            "output": args.output, "pictures": cells.len() / repeat, "augment": augment,
         }))?;
     } else {
         report::print(args.output.display())?;
+        if augment.is_none() && !common.quiet {
+            eprintln!("nothing is changed at random here; --augment light or --freeze none would");
+        }
     }
     Ok(Ended::Done)
 }

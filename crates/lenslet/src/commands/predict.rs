@@ -37,6 +37,7 @@ pub fn run(args: &PredictArgs, common: &Common, threads: usize) -> Result<Ended>
         test_time: args.tta,
         batch_size: args.batch_size,
         threads,
+        engine: args.engine,
     };
     let stop = stop_flag()?;
     // Results on a terminal are progress enough.

@@ -36,10 +36,10 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
         introduce(&trainer);
     }
     let stop = stop_flag()?;
-    if lr_find {
-        return find_rate(trainer, common, &stop);
-    }
     let mut progress = Progress::new(common, epochs);
+    if lr_find {
+        return find_rate(trainer, &mut progress, common, &stop);
+    }
     let outcome = trainer.run(&mut progress, &stop);
     progress.finish();
     match outcome? {
@@ -130,15 +130,26 @@ fn introduce(trainer: &Trainer) {
         table.add_row(["all".into(), params, trainable]);
         eprintln!("{table}");
     }
+    match trainer.head_epochs() {
+        0 => {}
+        n => eprintln!("the classifier trains alone for {n} epochs, then all that is trainable"),
+    }
     if trainer.caches_features() {
         eprintln!("the frozen backbone runs once for every picture");
     }
 }
 
 /// Tries learning rates and says which is good.
-fn find_rate(trainer: Trainer, common: &Common, stop: &AtomicBool) -> Result<Ended> {
+fn find_rate(
+    trainer: Trainer,
+    progress: &mut Progress,
+    common: &Common,
+    stop: &AtomicBool,
+) -> Result<Ended> {
     let run = trainer.run_dir().path().to_path_buf();
-    let Some(found) = trainer.find_rate(stop)? else {
+    let found = trainer.find_rate(progress, stop);
+    progress.finish();
+    let Some(found) = found? else {
         return Ok(Ended::Interrupted);
     };
     if common.json {
