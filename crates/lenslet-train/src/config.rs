@@ -57,6 +57,9 @@ pub struct TrainConfig {
     pub freeze_norm_stats: bool,
     /// Passes over the training data.
     pub epochs: usize,
+    /// The first of them, in which the classifier trains alone on the features of the pictures as
+    /// they are (Kumar et al., 2022: a classifier that fits first distorts the features less).
+    pub head_epochs: usize,
     /// Samples a forward pass.
     pub batch_size: usize,
     /// Batches a step: their gradients are averaged.
@@ -130,6 +133,7 @@ impl Default for TrainConfig {
             freeze: Freeze::None,
             freeze_norm_stats: false,
             epochs: 30,
+            head_epochs: 0,
             batch_size: 64,
             accumulate: 1,
             lr: 2e-3,
@@ -165,9 +169,15 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone that has
-    /// weights; where the backbone is frozen, the pictures as they are, so that it runs once.
-    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze) -> Self {
+    /// Defaults for photos: batches of 32.
+    ///
+    /// Where a frozen backbone has weights, the pictures as they are, so that it runs once. Where it
+    /// trains as well (fine-tuning): the classifier alone in the first third of `epochs`, then an
+    /// epoch of warm-up, half the learning rate and a tenth of that for the backbone, batch norms
+    /// with the statistics they came with, light random changes.
+    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze, epochs: usize) -> Self {
+        let tuning = weights.is_some() && freeze != Freeze::Backbone;
+        let head_epochs = if tuning { epochs / 3 } else { 0 };
         Self {
             model: model.into(),
             head: if weights.is_some() {
@@ -176,8 +186,15 @@ impl TrainConfig {
                 HeadKind::Own
             },
             batch_size: 32,
+            epochs,
+            head_epochs,
+            warmup_epochs: usize::from(tuning && epochs > head_epochs + 1),
+            freeze_norm_stats: tuning,
             backbone_lr_mult: if weights.is_some() { 0.1 } else { 1.0 },
-            lr: if weights.is_some() { 2e-3 } else { 1e-3 },
+            lr: match (&weights, tuning) {
+                (Some(_), false) => 2e-3,
+                _ => 1e-3,
+            },
             augment: match (&weights, freeze) {
                 (None, _) => AugmentKind::Guide,
                 (Some(_), Freeze::Backbone) => AugmentKind::None,
@@ -191,14 +208,15 @@ impl TrainConfig {
 
     /// Defaults for pictures with masks or boxes.
     pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
-        let photos = Self::photos(model, weights, freeze);
+        let epochs = match task {
+            Task::Segmentation => 8,
+            _ => 15,
+        };
+        let photos = Self::photos(model, weights, freeze, epochs);
         Self {
             task,
             head: HeadKind::Own,
-            epochs: match task {
-                Task::Segmentation => 8,
-                _ => 15,
-            },
+            head_epochs: 0,
             batch_size: 8,
             lr: 3e-3,
             warmup_epochs: 1,

@@ -88,7 +88,9 @@ impl Progress {
             }
         }
         let patience = config.early_stopping.unwrap_or(usize::MAX);
-        self.epoch >= config.epochs || self.epoch.saturating_sub(highest.0) >= patience
+        // While the classifier trains alone nothing is lost by going on.
+        let since = highest.0.max(config.head_epochs);
+        self.epoch >= config.epochs || self.epoch.saturating_sub(since) >= patience
     }
 
     /// Remembers pictures that could not be read, each once.

@@ -219,12 +219,26 @@ impl Trainer {
         self.config.train.freeze == Freeze::Backbone && linear
     }
 
-    /// Whether the frozen backbone runs once a picture.
+    /// Whether the frozen backbone runs once a picture, for all epochs.
     pub fn caches_features(&self) -> bool {
         let train = self.work.classes().map(|[train, _]| train);
         let plain = train.is_some_and(|train| train.augment().is_none());
         let plain = plain && self.config.train.mix().is_none();
         self.config.train.cache_features && self.has_frozen_backbone() && plain
+    }
+
+    /// The first epochs, in which the classifier trains alone and what else trains does not yet.
+    pub fn head_epochs(&self) -> usize {
+        match self.trains_head_first(0) {
+            true => self.config.train.head_epochs,
+            false => 0,
+        }
+    }
+
+    /// Whether the classifier trains alone in `epoch`, counted from 0, and everything after it.
+    fn trains_head_first(&self, epoch: usize) -> bool {
+        let tunes = self.config.train.freeze != Freeze::Backbone && self.work.classes().is_some();
+        tunes && epoch < self.config.train.head_epochs && self.variant.family != "SqueezeNet"
     }
 
     /// Shape of a batch of pictures.

@@ -80,10 +80,16 @@ impl TrainConfig {
                 BELOW_ONE,
             ),
             rule(
+                "--head-epochs",
+                self.head_epochs,
+                self.head_epochs < self.epochs.max(1),
+                "it must be less than --epochs",
+            ),
+            rule(
                 "--warmup-epochs",
                 self.warmup_epochs,
-                self.warmup_epochs < self.epochs.max(1),
-                "it must be less than --epochs",
+                self.warmup_epochs < self.epochs.saturating_sub(self.head_epochs).max(1),
+                "it must be less than --epochs, and less than what --head-epochs leaves of them",
             ),
             rule(
                 "--label-smoothing",

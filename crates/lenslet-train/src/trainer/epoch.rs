@@ -7,6 +7,7 @@ use burn::module::Module;
 use lenslet_models::Model;
 
 use super::feed::{Fed, Feed};
+use super::setup::loader;
 use super::{Observer, Trainer};
 use crate::features::{self, FeatureSet};
 use crate::golden::golden_of;
@@ -33,10 +34,11 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        if !self.has_frozen_backbone() {
+        let head_first = self.trains_head_first(self.progress.epoch);
+        if !head_first && !self.has_frozen_backbone() {
             return Ok(true);
         }
-        if !self.caches_features() {
+        if !head_first && !self.caches_features() {
             self.frozen = Some(self.frozen_backbone()?);
             return Ok(true);
         }
@@ -52,7 +54,12 @@ impl Trainer {
         let pictures: usize = self.work.pictures().iter().sum();
         let mut before = 0;
         let mut sets = Vec::new();
-        for loader in self.work.classes().into_iter().flatten() {
+        let Some([train, val]) = self.work.classes() else {
+            return Ok(true);
+        };
+        // The pictures as they are, also where later epochs change them.
+        let as_they_are = loader(&self.config, train, self.preprocess)?;
+        for loader in [&as_they_are, val] {
             let mut progress = |done| observer.features_done(before + done, pictures);
             match FeatureSet::compute(&frozen, loader, &mut progress, stop)? {
                 Some(set) => sets.push(set),
@@ -88,6 +95,9 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
         let (epoch, batches) = (self.progress.epoch, self.work.batches());
+        if self.progress.batch == 0 && epoch > 0 && self.trains_head_first(epoch - 1) {
+            self.join_backbone(epoch);
+        }
         observer.epoch_begins(epoch + 1, self.progress.batch, batches);
         let rates = self.rates(epoch);
         let began = Instant::now();
@@ -152,14 +162,33 @@ impl Trainer {
         Ok(false)
     }
 
+    /// The backbone trains from here on: features of how it was are of no more use, and moments of
+    /// the classifier alone would make the first steps of the rest too large.
+    fn join_backbone(&mut self, epoch: usize) {
+        if self.trains_head_first(epoch) {
+            return;
+        }
+        self.features = None;
+        self.optimizer = self.config.train.new_optimizer();
+    }
+
     /// Learning rates of an epoch, counted from 0.
     fn rates(&self, epoch: usize) -> GroupRates {
         let train = &self.config.train;
-        let factor = train
-            .scheduler
-            .factor(epoch, train.epochs, train.warmup_epochs);
+        let head_first = self.trains_head_first(epoch);
+        let alone = self.head_epochs();
+        // Each of the two stretches has a course of its own.
+        let factor = match head_first {
+            true => train.scheduler.factor(epoch, alone, 0),
+            false => {
+                train
+                    .scheduler
+                    .factor(epoch - alone, train.epochs - alone, train.warmup_epochs)
+            }
+        };
         let backbone = match train.freeze {
             Freeze::Backbone => 0.0,
+            _ if head_first => 0.0,
             _ => train.backbone_lr_mult,
         };
         GroupRates {

@@ -39,6 +39,8 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Option<FoundRate>, TrainError> {
+        // The rate is looked for with all that is to train.
+        self.config.train.head_epochs = 0;
         if !self.prepare_features(observer, stop)? {
             return Ok(None);
         }

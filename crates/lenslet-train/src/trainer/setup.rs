@@ -1,14 +1,14 @@
 //! What a new and a resumed run share.
 
 use burn::tensor::Device;
-use lenslet_data::Preprocess;
+use lenslet_data::{Loader, LoaderConfig, OnUnreadable, Preprocess};
 use lenslet_models::Variant;
 use lenslet_nn::HeadKind;
 
 use super::Trainer;
 use super::work::Work;
 use crate::run::{Checkpoint, RunConfig, RunDir};
-use crate::{Criterion, Data, Parts, TrainError};
+use crate::{Criterion, Data, Parts, TrainError, even_batch};
 
 /// Data and model description.
 pub(super) struct Prepared {
@@ -75,4 +75,29 @@ impl Prepared {
             progress: stand.progress,
         }
     }
+}
+
+/// What the loading of all pictures of a run has in common.
+pub(super) fn loading(config: &RunConfig) -> LoaderConfig {
+    LoaderConfig {
+        workers: config.threads,
+        on_unreadable: OnUnreadable::Skip {
+            limit: config.train.max_unreadable,
+        },
+        ..LoaderConfig::default()
+    }
+}
+
+/// The pictures of `train` as they are, in the order of the dataset.
+pub(super) fn loader(
+    config: &RunConfig,
+    train: &Loader,
+    preprocess: Preprocess,
+) -> Result<Loader, TrainError> {
+    let dataset = train.dataset().clone();
+    let settings = LoaderConfig {
+        batch_size: even_batch(dataset.len(), config.train.batch_size),
+        ..loading(config)
+    };
+    Ok(Loader::new(dataset, preprocess, None, settings)?)
 }

@@ -7,12 +7,11 @@ use burn::tensor::Device;
 use lenslet_boxes::Letterbox;
 use lenslet_data::boxes::{BoxSamples, BoxSet};
 use lenslet_data::masks::{Mask, MaskSamples, MaskSet};
-use lenslet_data::{
-    Augment, Dataset, Image, Loader, LoaderConfig, OnUnreadable, Preprocess, class_counts,
-};
+use lenslet_data::{Augment, Dataset, Image, Loader, LoaderConfig, Preprocess, class_counts};
 use lenslet_models::{BuildOptions, ImageModel, Model};
 use lenslet_nn::Init;
 
+use super::setup::loading;
 use crate::detect::{
     AnchorSpec, Detection, Detector, Thresholds, draw_boxes, evaluate_boxes, find_anchors,
 };
@@ -48,11 +47,7 @@ impl Work {
             },
             shuffle,
             seed: train.seed,
-            workers: config.threads,
-            on_unreadable: OnUnreadable::Skip {
-                limit: train.max_unreadable,
-            },
-            ..LoaderConfig::default()
+            ..loading(config)
         };
         let mut weights = None;
         let work = match data {

@@ -112,9 +112,10 @@ pub struct Settings {
     /// Train the last N stages of the backbone and the classifier
     #[arg(long, value_name = "N", conflicts_with = "freeze")]
     pub unfreeze: Option<usize>,
-    /// Keep the statistics of batch norms also where they train
-    #[arg(long)]
-    pub freeze_norm_stats: bool,
+    /// Whether batch norms keep the statistics they came with also where they train [default: true from
+    /// weights, else false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub freeze_norm_stats: Option<bool>,
     /// Start from random values and train everything
     #[arg(long, conflicts_with_all = ["freeze", "unfreeze"])]
     pub from_scratch: bool,
@@ -124,13 +125,17 @@ pub struct Settings {
     /// Passes over the training data [default: 30]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
+    /// The first epochs, in which the classifier trains alone on the features of the pictures as they
+    /// are, before the rest joins [default: a third of --epochs where a backbone with weights trains]
+    #[arg(long, value_name = "N")]
+    pub head_epochs: Option<usize>,
     /// Samples a forward pass [default: 32 for pictures, 64 for digits]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Batches a step, whose gradients are averaged [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures from scratch]
+    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures, unless the backbone is frozen]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Share of --lr at which everything but the classifier trains [default: 0.1 from weights, else 1]
@@ -157,7 +162,8 @@ pub struct Settings {
     /// Learning rate over the epochs [default: cosine]
     #[arg(long, value_name = "NAME")]
     pub scheduler: Option<Schedule>,
-    /// Epochs in which the learning rate rises to its full height [default: 0]
+    /// Epochs in which the learning rate rises to its full height [default: 0; 1 where a backbone with
+    /// weights trains, once it does]
     #[arg(long, value_name = "N")]
     pub warmup_epochs: Option<usize>,
     /// Share of the target spread over all classes [default: 0]
@@ -237,10 +243,11 @@ impl Settings {
             (None, None) if weights.is_some() && task == Task::Classification => Freeze::Backbone,
             (None, None) => Freeze::None,
         };
+        let given = self.epochs.unwrap_or(TrainConfig::default().epochs);
         let default = if task != Task::Classification {
             TrainConfig::vision(task, model, weights, freeze)
         } else if pictures || weights.is_some() {
-            TrainConfig::photos(model, weights, freeze)
+            TrainConfig::photos(model, weights, freeze, given)
         } else {
             TrainConfig {
                 model: model.into(),
@@ -249,6 +256,7 @@ impl Settings {
             }
         };
         let epochs = self.epochs.unwrap_or(default.epochs);
+        let head_epochs = self.head_epochs.unwrap_or(default.head_epochs);
         TrainConfig {
             input_size: self.input_size,
             head: match self.head {
@@ -257,6 +265,7 @@ impl Settings {
                 None => default.head,
             },
             epochs,
+            head_epochs,
             batch_size: self.batch_size.unwrap_or(default.batch_size),
             accumulate: self.accumulate.unwrap_or(default.accumulate),
             lr: self.lr.unwrap_or(default.lr),
@@ -272,8 +281,9 @@ impl Settings {
             optimizer: self.optimizer.unwrap_or(default.optimizer),
             momentum: self.momentum.unwrap_or(default.momentum),
             scheduler: self.scheduler.unwrap_or(default.scheduler),
-            warmup_epochs: (self.warmup_epochs)
-                .unwrap_or(default.warmup_epochs.min(epochs.saturating_sub(1))),
+            warmup_epochs: self
+                .warmup_epochs
+                .unwrap_or((default.warmup_epochs).min(epochs.saturating_sub(head_epochs + 1))),
             label_smoothing: self.label_smoothing.unwrap_or(default.label_smoothing),
             class_weights: self.class_weights,
             ema: self.ema,
@@ -282,7 +292,7 @@ impl Settings {
                 (true, _) => AugmentKind::None,
                 (false, given) => given.unwrap_or(default.augment),
             },
-            freeze_norm_stats: self.freeze_norm_stats || default.freeze_norm_stats,
+            freeze_norm_stats: self.freeze_norm_stats.unwrap_or(default.freeze_norm_stats),
             randaugment: self.randaugment,
             random_erasing: self.random_erasing.unwrap_or(default.random_erasing),
             mixup: self.mixup.unwrap_or(default.mixup),

@@ -199,7 +199,7 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
     } else {
         report::print(args.output.display())?;
         if augment.is_none() && !common.quiet {
-            eprintln!("nothing is changed at random here; --augment or --freeze none would");
+            eprintln!("nothing is changed at random here; --augment light or --freeze none would");
         }
     }
     Ok(Ended::Done)

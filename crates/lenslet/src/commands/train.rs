@@ -153,6 +153,10 @@ fn introduce(trainer: &Trainer) {
         table.add_row(["all".into(), params, trainable]);
         eprintln!("{table}");
     }
+    match trainer.head_epochs() {
+        0 => {}
+        n => eprintln!("the classifier trains alone for {n} epochs, then all that is trainable"),
+    }
     if trainer.caches_features() {
         eprintln!("the frozen backbone runs once for every picture");
     }
