@@ -253,6 +253,7 @@ fn bad_masks_are_named() {
     std::fs::write(at("classes.csv"), "name\na\na\n").unwrap();
     refuse(dir.path(), &args, 1, &["the class \"a\" twice"]);
 
+    std::fs::remove_file(at("classes.csv")).unwrap();
     // No layout at all; a file; a missing folder; no data; a model for something else.
     refuse(
         dir.path(),

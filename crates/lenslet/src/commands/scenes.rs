@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use lenslet_data::scenes::{self, BoxFormat, MaskKind, SceneKind, SceneOptions};
+use lenslet_train::TrainError;
 use serde_json::json;
 
 use crate::Ended;
@@ -27,7 +28,7 @@ pub fn run(args: &ScenesArgs, common: &Common) -> Result<Ended> {
         size: args.size,
         seed: args.seed,
     };
-    let written = scenes::write(&args.dir, &options)?;
+    let written = scenes::write(&args.dir, &options).map_err(TrainError::from)?;
     if common.json {
         report::print_json(&json!({
             "dir": args.dir, "train": written.train, "val": written.val, "digits": written.digits,
