@@ -53,6 +53,23 @@ impl Activation {
         }
     }
 
+    /// Applies the function to every vector of an array, which is faster than one by one for the functions that are long.
+    #[inline(always)]
+    pub fn apply_all<S: Simd, const N: usize>(self, s: S, x: [S::V; N]) -> [S::V; N] {
+        match self {
+            Activation::Silu => vmath::silus(s, x),
+            Activation::Sigmoid => vmath::sigmoids(s, x),
+            Activation::Gelu => vmath::gelus(s, x),
+            other => {
+                let mut y = x;
+                for i in 0..N {
+                    y[i] = other.apply(s, x[i]);
+                }
+                y
+            }
+        }
+    }
+
     /// Applies the function to every element of a slice, on the calling thread.
     pub fn apply_slice(self, x: &mut [f32]) {
         dispatch(ApplySlice(self, x));
@@ -248,6 +265,12 @@ impl Post {
             }
         }
         x
+    }
+
+    /// Whether a residual is added in registers.
+    #[inline(always)]
+    pub fn reads_residual(&self) -> bool {
+        !self.residual.is_null() && !self.residual_late
     }
 
     pub fn has_late_pass(&self) -> bool {

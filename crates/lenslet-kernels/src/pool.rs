@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
+use crate::placement::Places;
+
 /// How long a thread without work looks for some before it sleeps.
 const SPIN: Duration = Duration::from_micros(80);
 
@@ -84,6 +86,7 @@ struct Pool {
     owner_sleeps: AtomicBool,
     done: Mutex<()>,
     all_done: Condvar,
+    places: Places,
 }
 
 // SAFETY: `body` is the only field that is not `Sync`. The owner writes it while no chunk can be claimed; others read it only
@@ -117,6 +120,7 @@ fn pool() -> &'static Pool {
         owner_sleeps: AtomicBool::new(false),
         done: Mutex::new(()),
         all_done: Condvar::new(),
+        places: Places::new(),
     })
 }
 
@@ -251,6 +255,7 @@ impl Pool {
         // SAFETY: no chunk is claimable or unfinished (the last job waited for all of its own), so nobody reads `body`.
         unsafe { *self.body.get() = Some(body) };
         self.unfinished.store(n as usize, Ordering::SeqCst);
+        self.places.settle(0);
         self.claims.publish(n);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&self.sleep));
@@ -320,6 +325,7 @@ impl Pool {
                 }
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
             }
+            self.places.settle(index + 1);
             while let Some(chunk) = self.claims.claim(false) {
                 // SAFETY: a claimed chunk keeps its job alive and `body` unchanged until it is counted as finished.
                 let body = unsafe { *self.body.get() };

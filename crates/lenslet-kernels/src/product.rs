@@ -5,7 +5,7 @@ use crate::epilogue::Post;
 use crate::panels::Packed;
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on};
-use crate::tile::{Tile, run_late, run_tile};
+use crate::tile::{Tile, run_tile};
 
 /// Where the rows of the left operand lie and which output row each one makes.
 pub(crate) trait Rows: Sync {
@@ -68,7 +68,8 @@ pub(crate) struct Product<'a, R> {
 const CHUNK: usize = 1 << 20;
 /// Rows of a chunk at most: their pointers and data stay in the second cache level.
 const CHUNK_ROWS: usize = 192;
-/// Length of the reduction that is walked at once: a slice of a panel takes 256 KB.
+/// Length of the reduction that is walked at once: a slice of a panel takes 256 KB with AVX-512, 64 KB with AVX2 (a quarter of
+/// that, which the first cache level would hold, is no faster).
 const BLOCK_K: usize = 1024;
 
 /// How a product is cut. A function of the problem only, never of the number of threads.
@@ -163,7 +164,12 @@ impl<R: Rows> Chunk<'_, R> {
         let count = self.rows.len();
         // Tiles of equal height, give or take one row: a last tile of one row would run at a fraction of the speed.
         let tiles = count.div_ceil(panels.tile_rows());
-        let tile_rows = |tile: usize| tile * count / tiles..(tile + 1) * count / tiles;
+        let (low, tall) = (count / tiles, count % tiles);
+        let tile_rows = |tile: usize| {
+            let start = |tile: usize| tile * low + tile.min(tall);
+            start(tile)..start(tile + 1)
+        };
+        let runs = [(0, tall, low + 1), (tall, tiles - tall, low)];
         local.rows.resize(count * taps, std::ptr::null());
         local.outputs.resize(count, 0);
         for tile in 0..tiles {
@@ -181,11 +187,15 @@ impl<R: Rows> Chunk<'_, R> {
             for block in Blocks::new(taps, per_tap) {
                 let last = block.last;
                 let b = weights[block.k_start * panel.width..].as_ptr();
-                for tile in 0..tiles {
-                    let range = tile_rows(tile);
-                    let mr = range.len();
+                for (first, count, mr) in runs {
+                    if count == 0 {
+                        continue;
+                    }
+                    let start = tile_rows(first).start;
                     let tile = Tile {
-                        rows: local.rows[range.start * taps + block.tap * mr..].as_ptr(),
+                        count,
+                        rows: local.rows[start * taps + block.tap * mr..].as_ptr(),
+                        rows_step: taps * mr,
                         taps: block.taps,
                         k: block.k,
                         offset: group * product.group_steps[0] + block.offset,
@@ -193,20 +203,15 @@ impl<R: Rows> Chunk<'_, R> {
                         ldb: panel.width,
                         c: product.output.data.wrapping_add(first_col),
                         ldc: product.output.ld,
-                        outputs: local.outputs[range.start..].as_ptr(),
+                        outputs: local.outputs[start..].as_ptr(),
                         cols: panel.cols,
                         accumulate: product.accumulate || block.k_start > 0,
                         post: if last { product.post.as_ref() } else { None },
                         first_col,
                     };
-                    // SAFETY: the tables hold the tile's rows for all taps; the packed panel holds `k` rows of `width` floats;
+                    // SAFETY: the tables hold the tiles' rows for all taps; the packed panel holds `k` rows of `width` floats;
                     // the rest is what the caller of `run` promised.
-                    unsafe {
-                        run_tile(s, mr, panel.vectors, &tile);
-                        if last && product.post.is_some_and(|post| post.has_late_pass()) {
-                            run_late(s, mr, &tile);
-                        }
-                    }
+                    unsafe { run_tile(s, mr, panel.vectors, &tile) };
                 }
             }
         }

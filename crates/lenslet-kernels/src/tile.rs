@@ -6,6 +6,7 @@
 //! the row stride is a power of two.
 
 use crate::epilogue::{Post, load};
+use crate::late::Late;
 use crate::simd::{Isa, Kernel, Simd};
 
 /// Vectors of columns in the widest panel.
@@ -33,10 +34,14 @@ pub(crate) const fn geometry(isa: Isa) -> (usize, usize) {
     }
 }
 
-/// One call of the kernel.
+/// One call of the kernel: tiles of equal height, one below the other.
 pub(crate) struct Tile<'a> {
-    /// Row pointers, `[taps][rows of the tile]`.
+    /// How many.
+    pub count: usize,
+    /// Row pointers of the first tile, `[taps][rows of the tile]`.
     pub rows: *const *const f32,
+    /// Pointers from one tile's to the next one's.
+    pub rows_step: usize,
     pub taps: usize,
     /// Floats to reduce over, per tap.
     pub k: usize,
@@ -48,7 +53,7 @@ pub(crate) struct Tile<'a> {
     /// Start of the output's rows, at the panel's first column.
     pub c: *mut f32,
     pub ldc: usize,
-    /// Row number in the output of each row of the tile.
+    /// Row number in the output of each row of the tiles.
     pub outputs: *const usize,
     /// Columns to write; the last vector may be partial.
     pub cols: usize,
@@ -60,7 +65,7 @@ pub(crate) struct Tile<'a> {
     pub first_col: usize,
 }
 
-/// Runs the kernel for `mr` rows and `nv` vectors.
+/// Runs the kernel for tiles of `mr` rows and `nv` vectors.
 ///
 /// # Safety
 ///
@@ -118,44 +123,84 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let t = self.0;
+        let late = t.post.is_some_and(Post::has_late_pass);
         // SAFETY: `run_tile`'s caller promises that all pointers are valid for what is read and written here.
         unsafe {
-            let mut c = [std::ptr::null_mut::<f32>(); MR];
-            for r in 0..MR {
-                c[r] = t.c.add(*t.outputs.add(r) * t.ldc);
-                for v in 0..NV {
-                    s.prefetch(c[r].wrapping_add(v * S::LANES));
+            prefetch::<S, MR, NV>(s, t, t.outputs);
+            for tile in 0..t.count {
+                let rows = t.rows.add(tile * t.rows_step);
+                let outputs = t.outputs.add(tile * MR);
+                if tile + 1 < t.count {
+                    prefetch::<S, MR, NV>(s, t, outputs.add(MR));
+                }
+                one_tile::<S, MR, NV>(s, t, rows, outputs);
+                if late {
+                    run_late(s, MR, t, outputs);
                 }
             }
-            let residual = match t.post {
-                Some(post) if !post.residual.is_null() && !post.residual_late => {
-                    let start = post.residual.add(t.first_col);
-                    for r in 0..MR {
-                        let row = start.wrapping_add(*t.outputs.add(r) * post.ld_residual);
-                        for v in 0..NV {
-                            s.prefetch(row.wrapping_add(v * S::LANES));
-                        }
-                    }
-                    start
-                }
-                _ => std::ptr::null(),
-            };
-            let mut acc = reduce::<S, MR, NV>(s, t);
-            // Written out vector by vector: an index that is not a constant would move the accumulators to memory.
-            if NV > 1 {
-                finish::<S, MR, NV, 0, false>(s, t, &mut acc, &c, residual);
+        }
+    }
+}
+
+/// Asks for the cache lines that a tile will write, and those of the residual.
+#[inline(always)]
+unsafe fn prefetch<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    t: &Tile<'_>,
+    outputs: *const usize,
+) {
+    let residual = t.post.filter(|post| post.reads_residual());
+    for r in 0..MR {
+        // SAFETY: `run_tile`'s caller promises the rows' numbers; a prefetch reads nothing.
+        let output = unsafe { *outputs.add(r) };
+        for v in 0..NV {
+            s.prefetch(t.c.wrapping_add(output * t.ldc + v * S::LANES));
+        }
+        if let Some(post) = residual {
+            let row = post
+                .residual
+                .wrapping_add(t.first_col + output * post.ld_residual);
+            for v in 0..NV {
+                s.prefetch(row.wrapping_add(v * S::LANES));
             }
-            if NV > 2 {
-                finish::<S, MR, NV, 1, false>(s, t, &mut acc, &c, residual);
-            }
-            if NV > 3 {
-                finish::<S, MR, NV, 2, false>(s, t, &mut acc, &c, residual);
-            }
-            if t.cols < NV * S::LANES {
-                finish_last::<S, MR, NV, true>(s, t, &mut acc, &c, residual);
-            } else {
-                finish_last::<S, MR, NV, false>(s, t, &mut acc, &c, residual);
-            }
+        }
+    }
+}
+
+/// Computes and writes one tile.
+#[inline(always)]
+unsafe fn one_tile<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    t: &Tile<'_>,
+    rows: *const *const f32,
+    outputs: *const usize,
+) {
+    // SAFETY: as for `run_tile`.
+    unsafe {
+        let mut acc = reduce::<S, MR, NV>(s, t, rows);
+        let mut c = [std::ptr::null_mut::<f32>(); MR];
+        for r in 0..MR {
+            c[r] = t.c.add(*outputs.add(r) * t.ldc);
+        }
+        let residual = match t.post {
+            Some(post) if post.reads_residual() => post.residual.add(t.first_col),
+            _ => std::ptr::null(),
+        };
+        let c = (&c, outputs);
+        // Written out vector by vector: an index that is not a constant would move the accumulators to memory.
+        if NV > 1 {
+            finish::<S, MR, NV, 0, false>(s, t, &mut acc, c, residual);
+        }
+        if NV > 2 {
+            finish::<S, MR, NV, 1, false>(s, t, &mut acc, c, residual);
+        }
+        if NV > 3 {
+            finish::<S, MR, NV, 2, false>(s, t, &mut acc, c, residual);
+        }
+        if t.cols < NV * S::LANES {
+            finish_last::<S, MR, NV, true>(s, t, &mut acc, c, residual);
+        } else {
+            finish_last::<S, MR, NV, false>(s, t, &mut acc, c, residual);
         }
     }
 }
@@ -166,16 +211,16 @@ unsafe fn finish_last<S: Simd, const MR: usize, const NV: usize, const PARTIAL: 
     s: S,
     t: &Tile<'_>,
     acc: &mut [[S::V; NV]; MR],
-    c: &[*mut f32; MR],
+    (c, outputs): (&[*mut f32; MR], *const usize),
     residual: *const f32,
 ) {
     // SAFETY: as for `finish`.
     unsafe {
         match NV {
-            1 => finish::<S, MR, NV, 0, PARTIAL>(s, t, acc, c, residual),
-            2 => finish::<S, MR, NV, 1, PARTIAL>(s, t, acc, c, residual),
-            3 => finish::<S, MR, NV, 2, PARTIAL>(s, t, acc, c, residual),
-            _ => finish::<S, MR, NV, 3, PARTIAL>(s, t, acc, c, residual),
+            1 => finish::<S, MR, NV, 0, PARTIAL>(s, t, acc, (c, outputs), residual),
+            2 => finish::<S, MR, NV, 1, PARTIAL>(s, t, acc, (c, outputs), residual),
+            3 => finish::<S, MR, NV, 2, PARTIAL>(s, t, acc, (c, outputs), residual),
+            _ => finish::<S, MR, NV, 3, PARTIAL>(s, t, acc, (c, outputs), residual),
         }
     }
 }
@@ -190,7 +235,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const V: usize, cons
     s: S,
     t: &Tile<'_>,
     acc: &mut [[S::V; NV]; MR],
-    c: &[*mut f32; MR],
+    (c, outputs): (&[*mut f32; MR], *const usize),
     residual: *const f32,
 ) {
     // Only vectors that exist are finished; the others are never reached.
@@ -219,7 +264,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const V: usize, cons
             }
             if !residual.is_null() {
                 for r in 0..MR {
-                    let row = residual.add(*t.outputs.add(r) * post.ld_residual + col);
+                    let row = residual.add(*outputs.add(r) * post.ld_residual + col);
                     acc[r][v] = s.add(acc[r][v], load::<S, PARTIAL>(s, row, n));
                 }
             }
@@ -240,6 +285,7 @@ unsafe fn finish<S: Simd, const MR: usize, const NV: usize, const V: usize, cons
 unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     t: &Tile<'_>,
+    rows: *const *const f32,
 ) -> [[S::V; NV]; MR] {
     // SAFETY: `run_tile`'s caller promises the row pointers and the panel.
     unsafe {
@@ -248,23 +294,45 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
         for tap in 0..t.taps {
             let mut a = [std::ptr::null::<f32>(); MR];
             for r in 0..MR {
-                a[r] = (*t.rows.add(tap * MR + r)).add(t.offset);
+                a[r] = (*rows.add(tap * MR + r)).add(t.offset);
             }
-            for k in 0..t.k {
-                let mut bv = [s.zero(); NV];
-                for v in 0..NV {
-                    bv[v] = s.load(b.add(v * S::LANES));
-                }
-                for r in 0..MR {
-                    let x = s.splat(*a[r].add(k));
-                    for v in 0..NV {
-                        acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
-                    }
-                }
+            let mut k = 0;
+            while k + 2 <= t.k {
+                step::<S, MR, NV>(s, &a, k, b, &mut acc);
+                step::<S, MR, NV>(s, &a, k + 1, b.wrapping_add(t.ldb), &mut acc);
+                b = b.wrapping_add(2 * t.ldb);
+                k += 2;
+            }
+            if k < t.k {
+                step::<S, MR, NV>(s, &a, k, b, &mut acc);
                 b = b.wrapping_add(t.ldb);
             }
         }
         acc
+    }
+}
+
+/// One step of the reduction.
+#[inline(always)]
+unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    a: &[*const f32; MR],
+    k: usize,
+    b: *const f32,
+    acc: &mut [[S::V; NV]; MR],
+) {
+    // SAFETY: `run_tile`'s caller promises the rows and the panel.
+    unsafe {
+        let mut bv = [s.zero(); NV];
+        for v in 0..NV {
+            bv[v] = s.load(b.add(v * S::LANES));
+        }
+        for r in 0..MR {
+            let x = s.splat(*a[r].add(k));
+            for v in 0..NV {
+                acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
+            }
+        }
     }
 }
 
@@ -285,73 +353,19 @@ unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S:
 ///
 /// # Safety
 ///
-/// As for [`run_tile`], with the tile's post present.
-pub(crate) unsafe fn run_late<S: Simd>(s: S, mr: usize, tile: &Tile<'_>) {
-    s.vectorize(Late { mr, tile });
-}
-
-struct Late<'a> {
-    mr: usize,
-    tile: &'a Tile<'a>,
-}
-
-impl Kernel for Late<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        use crate::epilogue::Activation;
-        let Some(post) = self.tile.post else { return };
-        macro_rules! pass {
-            ($pattern:pat => $f:expr) => {
-                // SAFETY: `run_late`'s caller promises the pointers; this only repeats the tile's own accesses.
-                unsafe { late_rows(s, self.mr, self.tile, post, $f) }
-            };
-        }
-        // One loop per function, so that the choice is made once per tile.
-        match post.late {
-            Activation::Silu => pass!(_ => Activation::Silu),
-            Activation::Gelu => pass!(_ => Activation::Gelu),
-            Activation::HardSwish => pass!(_ => Activation::HardSwish),
-            Activation::Sigmoid => pass!(_ => Activation::Sigmoid),
-            other => pass!(_ => other),
-        }
-    }
-}
-
+/// As for [`run_tile`].
 #[inline(always)]
-unsafe fn late_rows<S: Simd>(
-    s: S,
-    mr: usize,
-    t: &Tile<'_>,
-    post: &Post,
-    activation: crate::epilogue::Activation,
-) {
-    for r in 0..mr {
-        // SAFETY: the caller promises `mr` output rows of `cols` floats, and as many of the residual.
-        unsafe {
-            let output = *t.outputs.add(r);
-            let row = t.c.add(output * t.ldc);
-            let residual = post
-                .residual
-                .wrapping_add(t.first_col + output * post.ld_residual);
-            let mut col = 0;
-            while col + S::LANES <= t.cols {
-                let mut y = activation.apply(s, s.load(row.add(col)));
-                if post.residual_late {
-                    y = s.add(y, s.load(residual.add(col)));
-                }
-                s.store(row.add(col), y);
-                col += S::LANES;
-            }
-            let n = t.cols - col;
-            if n > 0 {
-                let mut y = activation.apply(s, s.load_n(row.add(col), n));
-                if post.residual_late {
-                    y = s.add(y, s.load_n(residual.add(col), n));
-                }
-                s.store_n(row.add(col), n, y);
-            }
-        }
-    }
+unsafe fn run_late<S: Simd>(s: S, rows: usize, tile: &Tile<'_>, outputs: *const usize) {
+    let Some(post) = tile.post else { return };
+    // SAFETY: the caller's promise.
+    let numbers = unsafe { std::slice::from_raw_parts(outputs, rows) };
+    s.vectorize(Late {
+        post,
+        y: tile.c,
+        ld: tile.ldc,
+        first_col: tile.first_col,
+        cols: tile.cols,
+        rows,
+        number: |r: usize| numbers[r],
+    });
 }

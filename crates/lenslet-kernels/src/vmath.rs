@@ -5,30 +5,57 @@
 
 use crate::simd::Simd;
 
-/// Evaluates a polynomial, highest coefficient first.
+/// Does the same for every vector of an array, one step after the other. A function's operations wait for each other; those of a
+/// second vector fill the time, but only if they stand next to them: a processor looks some sixty operations ahead.
 #[inline(always)]
-fn horner<S: Simd, const N: usize>(s: S, x: S::V, coefficients: [f32; N]) -> S::V {
-    let mut y = s.splat(coefficients[0]);
-    let mut i = 1;
-    while i < N {
-        y = s.mul_add(y, x, s.splat(coefficients[i]));
-        i += 1;
+fn each<S: Simd, const N: usize>(x: [S::V; N], f: impl Fn(S::V) -> S::V) -> [S::V; N] {
+    let mut y = x;
+    for i in 0..N {
+        y[i] = f(x[i]);
     }
     y
 }
 
-/// e^x, within 2 units in the last place; 0 below -104, infinity above 88.73.
+/// Evaluates a polynomial, highest coefficient first.
 #[inline(always)]
-pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+fn horner<S: Simd, const N: usize, const K: usize>(
+    s: S,
+    x: [S::V; N],
+    coefficients: [f32; K],
+) -> [S::V; N] {
+    let mut y = [s.splat(coefficients[0]); N];
+    let mut k = 1;
+    while k < K {
+        let c = s.splat(coefficients[k]);
+        for i in 0..N {
+            y[i] = s.mul_add(y[i], x[i], c);
+        }
+        k += 1;
+    }
+    y
+}
+
+/// The integer n and e^x / 2^n.
+#[inline(always)]
+fn exp_parts<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> ([S::V; N], [S::V; N]) {
     // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, the first with enough trailing zeros for an exact product.
     const LN2_HI: f32 = 355.0 / 512.0;
     const LN2_LO: f32 = -2.121_944_4e-4;
-    let x = s.min(s.splat(90.0), s.max(s.splat(-105.0), x));
-    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
-    let r = s.neg_mul_add(n, s.splat(LN2_HI), x);
-    let r = s.neg_mul_add(n, s.splat(LN2_LO), r);
+    let mut n = x;
+    let mut r = x;
+    let mut square = x;
+    for i in 0..N {
+        n[i] = s.round(s.mul(x[i], s.splat(std::f32::consts::LOG2_E)));
+    }
+    for i in 0..N {
+        r[i] = s.neg_mul_add(n[i], s.splat(LN2_HI), x[i]);
+    }
+    for i in 0..N {
+        r[i] = s.neg_mul_add(n[i], s.splat(LN2_LO), r[i]);
+        square[i] = s.mul(r[i], r[i]);
+    }
     // e^r = 1 + r + r^2 q(r)
-    let q = horner(
+    let mut p = horner(
         s,
         r,
         [
@@ -39,21 +66,58 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
             0.5,
         ],
     );
-    let p = s.mul_add(s.mul(r, r), q, r);
-    s.scale_by_pow2(s.add(p, s.splat(1.0)), n)
+    for i in 0..N {
+        p[i] = s.add(s.mul_add(square[i], p[i], r[i]), s.splat(1.0));
+    }
+    (n, p)
+}
+
+/// e^x, within 2 units in the last place; 0 below -104, infinity above 88.73.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    let x = s.min(s.splat(90.0), s.max(s.splat(-105.0), x));
+    let ([n], [p]) = exp_parts(s, [x]);
+    s.scale_by_pow2(p, n)
+}
+
+/// 1 + e^-x; e^-x is exact to 2 units in the last place from -87 to 88, and its ends are 0 and infinity as far as the sum can tell.
+#[inline(always)]
+fn one_plus_exp_neg<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
+    let x = each::<S, N>(x, |x| s.min(s.splat(89.0), s.max(s.splat(-87.0), s.neg(x))));
+    let (n, mut y) = exp_parts(s, x);
+    for i in 0..N {
+        y[i] = s.add(s.splat(1.0), s.scale_by_near_pow2(y[i], n[i]));
+    }
+    y
 }
 
 /// 1 / (1 + e^-x).
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    sigmoids(s, [x])[0]
+}
+
+/// [`sigmoid`] of every vector of an array.
+#[inline(always)]
+pub fn sigmoids<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     let one = s.splat(1.0);
-    s.div(one, s.add(one, exp(s, s.neg(x))))
+    each::<S, N>(one_plus_exp_neg(s, x), |y| s.div(one, y))
 }
 
 /// x / (1 + e^-x), also called swish.
 #[inline(always)]
 pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
-    s.div(x, s.add(s.splat(1.0), exp(s, s.neg(x))))
+    silus(s, [x])[0]
+}
+
+/// [`silu`] of every vector of an array.
+#[inline(always)]
+pub fn silus<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
+    let mut y = one_plus_exp_neg(s, x);
+    for i in 0..N {
+        y[i] = s.div(x[i], y[i]);
+    }
+    y
 }
 
 /// Hyperbolic tangent, with a small relative error around zero too.
@@ -62,9 +126,9 @@ pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let one = s.splat(1.0);
     let square = s.mul(x, x);
     // tanh x = x + x^3 p(x^2) up to 0.625.
-    let p = horner(
+    let [p] = horner(
         s,
-        square,
+        [square],
         [
             -0.006_096_714,
             0.020_997_18,
@@ -85,10 +149,16 @@ pub fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
 /// The error function, within 3e-7.
 #[inline(always)]
 pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
+    erfs(s, [x])[0]
+}
+
+/// [`erf`] of every vector of an array.
+#[inline(always)]
+pub fn erfs<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     // erf x = x P(x^2) / Q(x^2) on |x| <= 4; erf 4 rounds to 1.
-    let x = s.min(s.splat(4.0), s.max(s.splat(-4.0), x));
-    let t = s.mul(x, x);
-    let p = horner(
+    let x = each::<S, N>(x, |x| s.min(s.splat(4.0), s.max(s.splat(-4.0), x)));
+    let t = each::<S, N>(x, |x| s.mul(x, x));
+    let mut p = horner(
         s,
         t,
         [
@@ -112,16 +182,30 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
             1.0,
         ],
     );
-    let y = s.div(s.mul(x, p), q);
-    s.min(s.splat(1.0), s.max(s.splat(-1.0), y))
+    for i in 0..N {
+        p[i] = s.div(s.mul(x[i], p[i]), q[i]);
+    }
+    each::<S, N>(p, |y| s.min(s.splat(1.0), s.max(s.splat(-1.0), y)))
 }
 
 /// x Phi(x) with the error function (PyTorch's default GELU), within 1e-6 max(1, |x|).
 #[inline(always)]
 pub fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
-    let half = s.mul(x, s.splat(0.5));
-    let e = erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
-    s.mul_add(half, e, half)
+    gelus(s, [x])[0]
+}
+
+/// [`gelu`] of every vector of an array.
+#[inline(always)]
+pub fn gelus<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
+    let half = each::<S, N>(x, |x| s.mul(x, s.splat(0.5)));
+    let mut e = erfs(
+        s,
+        each::<S, N>(x, |x| s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))),
+    );
+    for i in 0..N {
+        e[i] = s.mul_add(half[i], e[i], half[i]);
+    }
+    e
 }
 
 /// The tanh approximation of GELU (PyTorch's `approximate="tanh"`).

@@ -76,33 +76,38 @@ fn pass(
     if (width, height) == (image.width(), image.height()) {
         return Ok(image);
     }
-    let kind = match image.channels() {
-        1 => fir::PixelType::U8,
-        3 => fir::PixelType::U8x3,
-        _ => fir::PixelType::U8x4,
-    };
     let mut out = Image::filled(width, height, image.channels(), 0);
-    let failed = |e: &dyn std::fmt::Display| DataError::Internal {
-        what: "resizing".into(),
-        reason: e.to_string(),
+    let sizes = [[image.width(), image.height()], [width, height]];
+    let resized = match image.channels() {
+        1 => typed::<fir::pixels::U8>(image.data(), out.data_mut(), sizes, algorithm),
+        3 => typed::<fir::pixels::U8x3>(image.data(), out.data_mut(), sizes, algorithm),
+        _ => typed::<fir::pixels::U8x4>(image.data(), out.data_mut(), sizes, algorithm),
     };
-    let source = fir::images::ImageRef::new(
-        image.width() as u32,
-        image.height() as u32,
-        image.data(),
-        kind,
-    )
-    .map_err(|e| failed(&e))?;
+    resized.map_err(|reason| DataError::Internal {
+        what: "resizing".into(),
+        reason,
+    })?;
+    Ok(out)
+}
+
+/// Resizes pixels of one type. The crate's untyped function would be compiled for fifteen types.
+fn typed<P: fir::PixelTrait>(
+    from: &[u8],
+    to: &mut [u8],
+    sizes: [[usize; 2]; 2],
+    algorithm: fir::ResizeAlg,
+) -> Result<(), String> {
+    let [[from_width, from_height], [width, height]] = sizes.map(|size| size.map(|n| n as u32));
+    let source = fir::images::TypedImageRef::<P>::from_buffer(from_width, from_height, from)
+        .map_err(|e| e.to_string())?;
     let mut target =
-        fir::images::Image::from_slice_u8(width as u32, height as u32, out.data_mut(), kind)
-            .map_err(|e| failed(&e))?;
+        fir::images::TypedImage::<P>::from_buffer(width, height, to).map_err(|e| e.to_string())?;
     let options = fir::ResizeOptions::new()
         .resize_alg(algorithm)
         .use_alpha(false);
     RESIZER
-        .with_borrow_mut(|r| r.resize(&source, &mut target, &options))
-        .map_err(|e| failed(&e))?;
-    Ok(out)
+        .with_borrow_mut(|r| r.resize_typed(&source, &mut target, &options))
+        .map_err(|e| e.to_string())
 }
 
 /// Colours times alpha, rounded.

@@ -236,6 +236,7 @@ impl Kernel for RowsKernel<'_> {
                 } else {
                     1
                 };
+                let repeats = (left / (vectors * S::LANES)).max(1);
                 if let Some(tap_weights) = tap_weights.filter(|_| left >= S::LANES) {
                     let strip = Strip {
                         x: data.wrapping_add(image * h * w * ld + c),
@@ -251,12 +252,13 @@ impl Kernel for RowsKernel<'_> {
                         pixel_step: phase.out_step[1],
                         columns: grid_w,
                         c,
+                        repeats,
                     };
                     let taps = phase.tap_cols.len();
                     // SAFETY: rows outside the image are left out, channels stop at `c`; the caller of `Depthwise::run` promised
                     // the slices; the weights' rows are whole vectors.
                     if unsafe { run_strip(s, taps, phase.in_step[1], vectors, &strip) } {
-                        c += vectors * S::LANES;
+                        c += repeats * vectors * S::LANES;
                         continue;
                     }
                 }

@@ -1,6 +1,7 @@
 //! The fast tile of depthwise convolutions: kernel width, stride and vectors known to the compiler.
 
-use crate::epilogue::{Activation, Post, load};
+use crate::epilogue::Post;
+use crate::late::Late;
 use crate::product::Output;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::tile::geometry;
@@ -32,6 +33,8 @@ pub(super) struct Strip<'a> {
     pub columns: usize,
     /// First channel.
     pub c: usize,
+    /// How many times a tile's vectors of channels are taken before the next columns: neighbouring channels share cache lines.
+    pub repeats: usize,
 }
 
 /// Runs the strip for `taps` taps a row, a stride and a number of vectors; false where there is no tile for these.
@@ -99,13 +102,27 @@ impl<const K: usize, const ST: usize, const CV: usize> Kernel for StripKernel<'_
             let start = col.min(strip.columns.saturating_sub(COLUMNS));
             let first = (start * ST) as isize + strip.first_tap;
             let last = first + ((COLUMNS - 1) * ST + K - 1) as isize;
-            // SAFETY: the caller of `run_strip` promised rows and channels; columns outside the image are left out.
-            unsafe {
-                if first < 0 || last >= strip.w as isize {
-                    tile::<S, K, ST, CV, true>(s, strip, start, first);
-                } else {
-                    tile::<S, K, ST, CV, false>(s, strip, start, first);
+            for repeat in 0..strip.repeats {
+                let lane = repeat * CV * S::LANES;
+                // SAFETY: the caller of `run_strip` promised rows and channels; columns outside the image are left out.
+                unsafe {
+                    if first < 0 || last >= strip.w as isize {
+                        tile::<S, K, ST, CV, true>(s, strip, lane, start, first);
+                    } else {
+                        tile::<S, K, ST, CV, false>(s, strip, lane, start, first);
+                    }
                 }
+            }
+            if strip.post.has_late_pass() {
+                s.vectorize(Late {
+                    post: strip.post,
+                    y: strip.out.data.wrapping_add(strip.c),
+                    ld: strip.out.ld,
+                    first_col: strip.c,
+                    cols: strip.repeats * CV * S::LANES,
+                    rows: COLUMNS.min(strip.columns - start),
+                    number: |i: usize| strip.pixel + (start + i) * strip.pixel_step,
+                });
             }
             col = start + COLUMNS;
         }
@@ -116,6 +133,7 @@ impl<const K: usize, const ST: usize, const CV: usize> Kernel for StripKernel<'_
 unsafe fn tile<S: Simd, const K: usize, const ST: usize, const CV: usize, const EDGE: bool>(
     s: S,
     strip: &Strip<'_>,
+    lane: usize,
     start: usize,
     first: isize,
 ) {
@@ -123,11 +141,12 @@ unsafe fn tile<S: Simd, const K: usize, const ST: usize, const CV: usize, const 
     for &(row, weights) in strip.tap_rows {
         let x = strip
             .x
+            .wrapping_add(lane)
             .wrapping_offset((row as isize + first) * strip.ld as isize);
         let mut k = [[s.zero(); CV]; K];
         for j in 0..K {
             for v in 0..CV {
-                let at = weights + strip.tap_weights[j] + v * S::LANES;
+                let at = weights + strip.tap_weights[j] + lane + v * S::LANES;
                 // SAFETY: weights are whole vectors.
                 k[j][v] = unsafe { s.load(strip.weights.add(at)) };
             }
@@ -144,7 +163,7 @@ unsafe fn tile<S: Simd, const K: usize, const ST: usize, const CV: usize, const 
         columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
     }
     // SAFETY: the caller's promise.
-    unsafe { finish(s, strip, start, &mut acc) };
+    unsafe { finish(s, strip, lane, start, &mut acc) };
 }
 
 /// Adds input column `I` to the outputs that see it.
@@ -188,31 +207,30 @@ unsafe fn column<
 unsafe fn finish<S: Simd, const CV: usize>(
     s: S,
     strip: &Strip<'_>,
+    lane: usize,
     start: usize,
     acc: &mut [[S::V; CV]; COLUMNS],
 ) {
-    let post = strip.post;
+    let (post, c) = (strip.post, strip.c + lane);
     let columns = COLUMNS.min(strip.columns - start);
     let pixel = strip.pixel + start * strip.pixel_step;
     // SAFETY: the caller's promise.
     unsafe {
-        let y = strip.out.data.add(pixel * strip.out.ld + strip.c);
+        let y = strip.out.data.add(pixel * strip.out.ld + c);
         let y_step = strip.pixel_step * strip.out.ld;
-        let residual = post
-            .residual
-            .wrapping_add(pixel * post.ld_residual + strip.c);
+        let residual = post.residual.wrapping_add(pixel * post.ld_residual + c);
         let residual_step = strip.pixel_step * post.ld_residual;
         let (lo, hi) = (s.splat(post.lo), s.splat(post.hi));
         for v in 0..CV {
             let lane = v * S::LANES;
             if !post.scale.is_null() {
-                let scale = s.load(post.scale.add(strip.c + lane));
+                let scale = s.load(post.scale.add(c + lane));
                 for i in 0..COLUMNS {
                     acc[i][v] = s.mul(acc[i][v], scale);
                 }
             }
             if !post.bias.is_null() {
-                let bias = s.load(post.bias.add(strip.c + lane));
+                let bias = s.load(post.bias.add(c + lane));
                 for i in 0..COLUMNS {
                     acc[i][v] = s.add(acc[i][v], bias);
                 }
@@ -230,23 +248,6 @@ unsafe fn finish<S: Simd, const CV: usize>(
                     let x = s.min(hi, s.max(lo, acc[i][v]));
                     s.store(y.add(i * y_step + lane), x);
                 }
-            }
-        }
-        if !post.has_late_pass() {
-            return;
-        }
-        for i in 0..columns {
-            for v in 0..CV {
-                let to = y.add(i * y_step + v * S::LANES);
-                let mut x = s.load(to);
-                if post.late != Activation::None {
-                    x = post.late.apply(s, x);
-                }
-                if post.residual_late {
-                    let r = residual.add(i * residual_step + v * S::LANES);
-                    x = s.add(x, load::<S, false>(s, r, 0));
-                }
-                s.store(to, x);
             }
         }
     }

@@ -74,8 +74,8 @@ pub(super) struct Pass<'a> {
 
 /// Floats that a row of a transformed plane is longer than its channels, so that planes do not collide in the caches.
 const SKEW: usize = 16;
-/// Bytes of transformed input and output that a thread works on at once: most of a second cache level.
-const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes of transformed input and output that a thread works on at once: most of a small second cache level.
+const BLOCK_BYTES: usize = 400 << 10;
 /// Tiles that all threads work on together, where a block of one thread would be too small.
 const SHARED_TILES: usize = 288;
 

@@ -161,6 +161,14 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn scale_by_near_pow2(self, a: __m256, n: __m256) -> __m256 {
+        // SAFETY: token.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
+        }
+    }
+    #[inline(always)]
     fn lt(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: token.
         unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(a, b) }

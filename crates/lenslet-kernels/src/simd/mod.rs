@@ -275,6 +275,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for integral `n` within [-252, 252].
     fn scale_by_pow2(self, a: Self::V, n: Self::V) -> Self::V;
+    /// `a * 2^n` for integral `n` within [-126, 127]; infinite for `n` = 128 and positive `a`.
+    #[inline(always)]
+    fn scale_by_near_pow2(self, a: Self::V, n: Self::V) -> Self::V {
+        self.scale_by_pow2(a, n)
+    }
     /// `a < b`
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
     /// `a == b`
