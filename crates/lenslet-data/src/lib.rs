@@ -25,6 +25,7 @@ pub mod idx;
 pub mod loader;
 pub mod mix;
 pub mod mnist;
+pub mod npy;
 pub mod rng;
 pub mod table;
 pub mod transform;

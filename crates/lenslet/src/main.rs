@@ -46,6 +46,11 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(&args, &cli.common),
         Command::Verify(args) => commands::verify::run(&args, &cli.common),
         Command::Bench(args) => commands::bench::run(&args, &cli.common, threads),
+        Command::Models(args) => commands::models::run(&args, &cli.common),
+        Command::Summary(args) => commands::summary::run(&args, &cli.common),
+        Command::Draw(args) => commands::draw::run(&args, &cli.common),
+        Command::Explain(args) => commands::explain::run(&args, &cli.common),
+        Command::Run(args) => commands::run::run(&args, &cli.common),
         Command::Calc(args) => commands::calc::run(&args, &cli.common),
     });
     match result {

@@ -3,10 +3,16 @@
 pub mod bench;
 pub mod calc;
 pub mod data;
+pub mod draw;
 pub mod eval;
+pub mod explain;
 pub mod fetch;
 pub mod model;
+pub mod models;
 pub mod predict;
+pub mod run;
+pub mod structure;
+pub mod summary;
 pub mod train;
 pub mod verify;
 
