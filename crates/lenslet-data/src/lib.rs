@@ -27,6 +27,7 @@ pub mod loader;
 pub mod masks;
 pub mod mix;
 pub mod mnist;
+pub mod npy;
 pub mod rng;
 pub mod scenes;
 pub mod table;

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_engine::{Engine, EngineError, Options, Session};
+use lenslet_graph::Outputs;
 use lenslet_models::{ImageModel, Model, Output};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,16 @@ pub enum EngineKind {
     Eager,
 }
 
+/// What a model was made for, as a graph's output: the forward pass to capture.
+pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
+    match model.output(x.clone()) {
+        Output::Logits(y) => y.into(),
+        Output::Map(y) | Output::Grid(y) => y.into(),
+        // One row an image, scale after scale.
+        Output::Anchors(_) => model.forward(x).into(),
+    }
+}
+
 /// Compiles a model for images of shape `[N, C, H, W]`.
 ///
 /// # Errors
@@ -29,14 +40,7 @@ pub fn compile(
     shape: [usize; 4],
     options: &Options,
 ) -> Result<Session, EngineError> {
-    Engine::compile(model, shape, options, |model, x| {
-        match model.output(x.clone()) {
-            Output::Logits(y) => lenslet_graph::Outputs::from(y),
-            Output::Map(y) | Output::Grid(y) => y.into(),
-            // One row an image, scale after scale.
-            Output::Anchors(_) => model.forward(x).into(),
-        }
-    })
+    Engine::compile(model, shape, options, outputs)
 }
 
 /// The size of batches into which `samples` are divided evenly, so that none is more than

@@ -111,6 +111,7 @@ fn cure(error: &std::io::Error) -> &'static str {
         PermissionDenied | ReadOnlyFilesystem => {
             "; check its permissions or choose another place with --output"
         }
+        NotFound => "; check the path",
         NotADirectory => "; a part of that path is a file, choose another place with --output",
         _ => "",
     }

@@ -101,6 +101,11 @@ impl Parts {
         }
     }
 
+    /// Whether a tensor trains.
+    pub fn trains(&self, tensor: &str, freeze: Freeze) -> bool {
+        self.part(tensor) >= self.first(freeze)
+    }
+
     /// How much of each part trains.
     pub fn sizes(&self, freeze: Freeze) -> Vec<PartSize> {
         let first = self.first(freeze);
@@ -114,6 +119,21 @@ impl Parts {
             .collect()
     }
 
+    /// Whether a model with these stages can be frozen like that.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when more stages are to train than there are.
+    pub fn check(&self, freeze: Freeze) -> Result<(), TrainError> {
+        match freeze {
+            Freeze::AllBut(stages) if stages > self.stages() => Err(TrainError::Setting {
+                setting: "--unfreeze",
+                found: format!("{stages}, and the model has {} stages", self.stages()),
+                expected: "it must be at most the number of stages; --freeze none trains everything",
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Freezes `model`: parameters get no gradients, batch norms keep their statistics, dropout and
     /// stochastic depth are off. With `norm_stats`, all batch norms keep their statistics.
     ///
@@ -125,15 +145,7 @@ impl Parts {
         freeze: Freeze,
         norm_stats: bool,
     ) -> Result<Model, TrainError> {
-        if let Freeze::AllBut(stages) = freeze
-            && stages > self.stages()
-        {
-            return Err(TrainError::Setting {
-                setting: "--unfreeze",
-                found: format!("{stages}, and the model has {} stages", self.stages()),
-                expected: "it must be at most the number of stages; --freeze none trains everything",
-            });
-        }
+        self.check(freeze)?;
         let first = self.first(freeze);
         // A batch norm is known by its running statistics.
         let keeps_stats = |name: &str| {

@@ -29,7 +29,7 @@ mod step;
 mod tally;
 mod trainer;
 
-pub use compiled::{EngineKind, Runner, compile, even_batch};
+pub use compiled::{EngineKind, Runner, compile, even_batch, outputs};
 pub use config::{AugmentKind, OptimizerKind, TrainConfig, at_size, find_variant};
 pub use ema::Ema;
 pub use error::TrainError;

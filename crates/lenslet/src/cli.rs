@@ -3,13 +3,22 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use lenslet_train::{EngineKind, Part, TestTime};
+pub use lenslet_train::EngineKind;
+use lenslet_train::{Part, TestTime};
 
 mod data;
+mod explain;
+mod inspect;
 mod train;
 
 pub use data::{BoxArg, CheckArgs, Data, DataArgs, MaskArg, PreviewArgs, SceneTask, ScenesArgs};
-pub use train::{Settings, TrainArgs};
+pub use explain::{
+    ConvArgs, Explain, ExplainArgs, FeaturesArgs, FieldArgs, FiltersArgs, GradcamArgs, PictureArgs,
+};
+pub use inspect::{
+    DrawArgs, DrawFormat, ModelsArgs, NamedModel, RunArgs, SortBy, StructureArgs, SummaryArgs,
+};
+pub use train::{FreezeArg, Settings, TrainArgs};
 
 /// Image models from LeNet to the Vision Transformer: train, evaluate, predict.
 #[derive(Debug, Parser)]
@@ -53,6 +62,16 @@ pub enum Command {
     Data(Box<DataArgs>),
     /// Measure the milliseconds of a call, or of a training step, on random data
     Bench(BenchArgs),
+    /// The architectures: year, input, parameters, multiply-accumulates, published accuracy
+    Models(ModelsArgs),
+    /// A model layer by layer: shapes, parameters, multiply-accumulates, receptive field, memory
+    Summary(SummaryArgs),
+    /// Draw a model
+    Draw(DrawArgs),
+    /// Pictures that explain: a convolution, filters, feature maps, where a classifier looks, what a unit sees
+    Explain(ExplainArgs),
+    /// Run a model on an array: NumPy files in and out
+    Run(RunArgs),
     /// The arithmetic of convolutions
     Calc(CalcArgs),
 }

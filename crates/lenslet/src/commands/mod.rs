@@ -3,11 +3,17 @@
 pub mod bench;
 pub mod calc;
 pub mod data;
+pub mod draw;
 pub mod eval;
+pub mod explain;
 pub mod fetch;
 pub mod model;
+pub mod models;
 pub mod predict;
+pub mod run;
 pub mod scenes;
+pub mod structure;
+pub mod summary;
 pub mod train;
 pub mod verify;
 pub mod vision;
