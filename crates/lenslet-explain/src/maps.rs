@@ -132,9 +132,10 @@ pub(crate) fn prepared(
 
 /// The modules of a model that give maps, in the order in which they run.
 pub(crate) fn layers(model: &Model, input: [usize; 4]) -> Result<Vec<String>, ExplainError> {
-    let graph = Graph::capture(model, input, |model, x| match model.output(x) {
+    let graph = Graph::capture(model, input, |model, x| match model.output(x.clone()) {
         Output::Logits(y) => lenslet_graph::Outputs::from(y),
         Output::Map(y) | Output::Grid(y) => y.into(),
+        Output::Anchors(_) => model.forward(x).into(),
     })?;
     let mut names: Vec<String> = Vec::new();
     for layer in graph.layers() {

@@ -206,13 +206,14 @@ fn receptive_fields_are_what_outputs_react_to() {
     let model = common::fill(model, 3.0).valid();
     let run = |x: Tensor<4>| match model.output(x) {
         Output::Map(y) => y,
-        Output::Logits(_) | Output::Grid(_) => panic!("a U-Net gives a map"),
+        Output::Logits(_) | Output::Grid(_) | Output::Anchors(_) => panic!("a U-Net gives a map"),
     };
     let graph = Graph::capture(&model, [1, 1, side, side], |model, x| {
         match model.output(x) {
             Output::Map(y) => Outputs::from(y),
             Output::Logits(y) => y.into(),
             Output::Grid(y) => y.into(),
+            Output::Anchors(_) => unreachable!("a U-Net gives a map"),
         }
     });
     let graph = graph.unwrap();

@@ -135,14 +135,25 @@ impl Parts {
     }
 
     /// Freezes `model`: parameters get no gradients, batch norms keep their statistics, dropout and
-    /// stochastic depth are off.
+    /// stochastic depth are off. With `norm_stats`, all batch norms keep their statistics.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when more stages are to train than there are.
-    pub fn freeze(&self, model: Model, freeze: Freeze) -> Result<Model, TrainError> {
+    pub fn freeze(
+        &self,
+        model: Model,
+        freeze: Freeze,
+        norm_stats: bool,
+    ) -> Result<Model, TrainError> {
         self.check(freeze)?;
         let first = self.first(freeze);
-        let frozen = self.of.iter().filter(|(_, part)| **part < first);
+        // A batch norm is known by its running statistics.
+        let keeps_stats = |name: &str| {
+            let norm = name.strip_suffix("training");
+            norm.is_some_and(|norm| self.of.contains_key(&format!("{norm}running_mean")))
+        };
+        let frozen = (self.of.iter())
+            .filter(|(name, part)| **part < first || norm_stats && keeps_stats(name));
         Ok(model.map(&mut Freezer {
             path: ModulePath::default(),
             frozen: frozen.map(|(name, _)| name.as_str()).collect(),

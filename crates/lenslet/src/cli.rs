@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+pub use lenslet_train::EngineKind;
 use lenslet_train::{Part, TestTime};
 
 mod data;
@@ -10,7 +11,7 @@ mod explain;
 mod inspect;
 mod train;
 
-pub use data::{CheckArgs, Data, DataArgs, PreviewArgs};
+pub use data::{BoxArg, CheckArgs, Data, DataArgs, MaskArg, PreviewArgs, SceneTask, ScenesArgs};
 pub use explain::{
     ConvArgs, Explain, ExplainArgs, FeaturesArgs, FieldArgs, FiltersArgs, GradcamArgs, PictureArgs,
 };
@@ -89,8 +90,11 @@ pub struct EvalArgs {
     #[arg(long, default_value = "none", value_name = "HOW")]
     pub tta: TestTime,
     /// Pictures a call
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
 }
 
 /// Which model works.
@@ -122,9 +126,22 @@ pub struct PredictArgs {
     /// Pictures a call
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+    /// Folder for masks and overlays, or for pictures with their boxes drawn [default for masks:
+    /// predictions; boxes are drawn where this is given]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Tell boxes that the model is at least so sure of
+    #[arg(long, default_value_t = 0.3, value_name = "P")]
+    pub score: f64,
+    /// A box goes when a surer one of its class overlaps it by more
+    #[arg(long, default_value_t = 0.45, value_name = "IOU")]
+    pub overlap: f64,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -169,15 +186,6 @@ pub struct BenchArgs {
     /// Every step of compiled inference: kernel, time, and how near to what this machine can do
     #[arg(long, conflicts_with_all = ["train", "json"])]
     pub layers: bool,
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngineKind {
-    /// Compiled for the CPU
-    Compiled,
-    /// Layer by layer
-    Eager,
 }
 
 #[derive(Debug, Args)]

@@ -71,18 +71,7 @@ impl Weighted for Conv {
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
-        let shape = &self.0;
-        let [kh, kw] = shape.kernel;
-        let inputs = shape.c_in / shape.groups;
-        let (x, dy) = (
-            Matrix::new(x.data(), shape.c_in),
-            Matrix::new(dy.data(), shape.c_out),
-        );
-        Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
-            MEMORY
-                .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
-                .expect(CHECKED);
-        })
+        weight_gradient(&self.0, x, dy)
     }
 
     fn bias_gradient(&self, dy: &Values) -> Values {
@@ -92,6 +81,21 @@ impl Weighted for Conv {
         column_sums(rows, Matrix::new(dy.data(), channels), &mut db).expect(CHECKED);
         Values::new(db, &[channels])
     }
+}
+
+/// The gradient of a convolution's weight, given its input and its output's gradient.
+pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values {
+    let [kh, kw] = shape.kernel;
+    let inputs = shape.c_in / shape.groups;
+    let (x, dy) = (
+        Matrix::new(x.data(), shape.c_in),
+        Matrix::new(dy.data(), shape.c_out),
+    );
+    Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
+        MEMORY
+            .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
+            .expect(CHECKED);
+    })
 }
 
 /// What one call leaves for the next, so that a step allocates little.
@@ -106,7 +110,7 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-fn pass(
+pub(super) fn pass(
     shape: &Conv2d,
     pass: Pass,
     weight: &Values,

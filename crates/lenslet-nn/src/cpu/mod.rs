@@ -14,6 +14,8 @@ mod norm;
 mod op;
 mod pool;
 mod recycle;
+mod resize;
+mod transposed;
 mod weighted;
 
 pub(crate) use activate::activate;
@@ -24,6 +26,8 @@ pub(crate) use in_place::{change_in_place, sum_of_squares};
 pub(crate) use linear::linear;
 pub(crate) use norm::{Normalise, batch_norm, layer_norm};
 pub(crate) use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+pub(crate) use resize::resize;
+pub(crate) use transposed::conv_transpose2d;
 
 /// Why a kernel cannot refuse: an operation checks its shapes when it is made.
 const CHECKED: &str = "the operation was made for slices of these lengths";

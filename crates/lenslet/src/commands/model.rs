@@ -131,6 +131,8 @@ pub fn start_from(
     common: &Common,
 ) -> Result<Pretrained> {
     let variant = find_variant(name.unwrap_or(usual))?;
+    // A model over a backbone starts from that one's weights.
+    let variant = variant.backbone().unwrap_or(variant);
     let (file, published) = locate(variant, given, common)?;
     let weights = lenslet_weights::read(&file)?;
     let start = Pretrained::new(given.display().to_string(), weights)?;

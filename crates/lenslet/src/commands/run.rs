@@ -177,9 +177,11 @@ impl Runner {
             Runner::Eager(model, device) => {
                 let x = TensorData::new(images.to_vec(), shape);
                 let x = Tensor::from_data(x, &*device);
-                let run = || match model.output(x) {
+                let run = || match model.output(x.clone()) {
                     Output::Logits(y) => y.into_data(),
                     Output::Map(y) | Output::Grid(y) => y.into_data(),
+                    // One row an image, scale after scale.
+                    Output::Anchors(_) => model.forward(x).into_data(),
                 };
                 let (output, mut found) = tap::record(taps, run);
                 let taps = taps.iter().map(|name| {
