@@ -299,7 +299,14 @@ fn positions(places: &[Place], rows: &[Vec<usize>]) -> Vec<f64> {
             };
             let wish = |i: usize| wish(i).unwrap_or(xs[i]);
             let wishes: Vec<f64> = row.iter().map(|&i| wish(i)).collect();
-            let weight = |i: usize| if places[i].unit.is_some() { 8.0 } else { 1.0 };
+            let aside = |i: usize| {
+                let mut parents = places[i].above.iter();
+                parents.any(|&p| !main(&places[p].below, &below).contains(&i))
+            };
+            let weight = |i: usize| match places[i].unit {
+                Some(_) if !aside(i) => 8.0,
+                _ => 0.05,
+            };
             let weights: Vec<f64> = row.iter().map(|&i| weight(i)).collect();
             let mut offsets = vec![0.0; row.len()];
             for k in 1..row.len() {
