@@ -173,7 +173,10 @@ fn digit(dataset: &dyn Dataset, index: usize, corner: [bool; 2]) -> (Image, usiz
         ((at(x, y) + at(x + 1, y) + at(x, y + 1) + at(x + 1, y + 1)) / 4) as u8
     });
     let small = Image::new(14, 14, 1, half.collect()).unwrap();
-    (in_corner(&small, [32, 32], corner, 0), sample.label)
+    (
+        in_corner(&small, [32, 32], corner, 0),
+        sample.label as usize,
+    )
 }
 
 #[test]

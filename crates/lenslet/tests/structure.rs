@@ -86,8 +86,9 @@ fn compiled_steps_are_listed() {
         .map(|step| step["macs"].as_u64().unwrap())
         .sum();
     assert_eq!(macs, 1_814_073_344);
-    assert_eq!(told["passes"][0]["nodes_before"], 20);
-    assert_eq!(told["passes"][0]["steps_after"], 0);
+    let passes = told["passes"].as_array().unwrap();
+    let norms = passes.iter().find(|pass| pass["name"] == "fold-norms");
+    assert!(norms.unwrap()["changes"].as_u64().unwrap() >= 20);
     let text = succeed(folder().path(), &["summary", "lenet5", "--compiled"]).stdout;
     assert!(
         text.contains("features.0") && text.contains("kernel"),

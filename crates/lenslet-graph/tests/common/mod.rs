@@ -1,4 +1,5 @@
 //! What the tests of this crate share.
+#![allow(dead_code)] // Every test file takes a part of it.
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};

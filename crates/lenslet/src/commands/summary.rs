@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use lenslet_engine::{Engine, Options};
-use lenslet_graph::{Binary, Field, Graph, Layer, Macs, Memory, Op};
+use lenslet_graph::{Field, Graph, Layer, Macs, Memory};
 use lenslet_nn::is_buffer;
 use lenslet_train::{Freeze, Parts};
 use serde_json::{Value, json};
@@ -306,42 +306,9 @@ fn short(number: f64) -> String {
 /// What compiling makes of the model: steps, and how much each pass took away.
 fn compiled(blueprint: &Blueprint, args: &SummaryArgs, common: &Common) -> Result<()> {
     let graph = blueprint.graph(args.batch)?;
-    let fixed = graph.fixed();
-    let moving: Vec<Op> = (graph.nodes().iter())
-        .filter(|node| !fixed[node.output.index()])
-        .map(|node| node.op.clone())
-        .collect();
+    let nodes = graph.nodes().len();
     let session = Engine::compile_graph(graph, &Options::default())?;
-    let steps = session.steps();
-    let nodes = |wanted: &dyn Fn(&Op) -> bool| moving.iter().filter(|op| wanted(op)).count();
-    let left = |kernels: &[&str]| steps.iter().filter(|s| kernels.contains(&s.kernel)).count();
-    let passes = [
-        (
-            "batch norms, biases and factors into weights",
-            nodes(&|op| matches!(op, Op::BatchNorm { .. })),
-            left(&["affine"]),
-        ),
-        (
-            "activations into the layer before",
-            nodes(&|op| matches!(op, Op::Unary(_))),
-            left(&["activation"]),
-        ),
-        (
-            "sums into the layer before",
-            nodes(&|op| matches!(op, Op::Binary(Binary::Add))),
-            left(&["add"]),
-        ),
-        (
-            "concatenations, shapes and orders without copies",
-            nodes(&|op| {
-                matches!(
-                    op,
-                    Op::Concat { .. } | Op::Reshape | Op::Permute(_) | Op::Slice(_) | Op::Expand
-                )
-            }),
-            left(&["copy", "channels-last"]),
-        ),
-    ];
+    let (steps, passes) = (session.steps(), session.passes());
     let total: usize = steps.iter().map(|step| step.macs).sum();
     if common.json {
         let [c, h, w] = blueprint.input;
@@ -351,11 +318,11 @@ fn compiled(blueprint: &Blueprint, args: &SummaryArgs, common: &Common) -> Resul
                 "bytes": step.bytes,
             })
         });
-        let passes = passes.iter().map(|(name, before, after)| {
-            json!({ "pass": name, "nodes_before": before, "steps_after": after })
-        });
+        let passes = passes
+            .iter()
+            .map(|pass| json!({ "name": pass.name, "what": pass.what, "changes": pass.changes }));
         return report::print_json(&json!({
-            "model": blueprint.variant.name, "input": [args.batch, c, h, w], "nodes": moving.len(),
+            "model": blueprint.variant.name, "input": [args.batch, c, h, w], "nodes": nodes,
             "steps": list.collect::<Vec<_>>(), "passes": passes.collect::<Vec<_>>(),
             "workspace_bytes": session.workspace_bytes(),
         }));
@@ -377,15 +344,19 @@ fn compiled(blueprint: &Blueprint, args: &SummaryArgs, common: &Common) -> Resul
         ]);
     }
     report::print(table)?;
-    let mut table = report::table(&["pass", "nodes before", "steps after"]);
-    for (name, before, after) in passes {
-        table.add_row([name.to_string(), before.to_string(), after.to_string()]);
+    let mut table = report::table(&["pass", "changes", "what it does"]);
+    if let Some(column) = table.column_mut(2) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Left);
+    }
+    for pass in passes {
+        let what = pass.what.to_string();
+        table.add_row([pass.name.to_string(), pass.changes.to_string(), what]);
     }
     report::print("")?;
     report::print(table)?;
     report::print(format!(
         "\n{} nodes became {} steps with {} multiply-accumulates; a run takes {} beside the weights.",
-        moving.len(),
+        nodes,
         steps.len(),
         grouped(total as u64),
         megabytes(session.workspace_bytes() as u64)
