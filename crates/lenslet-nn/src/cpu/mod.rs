@@ -10,6 +10,7 @@ mod combine;
 mod conv;
 mod in_place;
 mod linear;
+mod loss;
 mod norm;
 mod op;
 mod pool;
@@ -22,7 +23,8 @@ pub(crate) use combine::{add, concat, scale, to_nhwc};
 pub(crate) use conv::conv2d;
 pub(crate) use in_place::{change_in_place, sum_of_squares};
 pub(crate) use linear::linear;
-pub(crate) use norm::{Normalise, batch_norm, layer_norm};
+pub(crate) use loss::cross_entropy;
+pub(crate) use norm::{BatchMoments, Normalise, batch_norm, layer_norm};
 pub(crate) use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 
 /// Why a kernel cannot refuse: an operation checks its shapes when it is made.
