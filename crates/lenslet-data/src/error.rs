@@ -346,6 +346,15 @@ pub enum DataError {
         examples: Vec<String>,
     },
 
+    /// A mask, or a file of masks' classes or of boxes, that does not say what it should.
+    #[error("{path}: {reason}")]
+    Annotation {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
+    },
+
     /// More images could not be read than the run accepts.
     #[error("{count} of {samples} images cannot be read, over the limit of {} %:\n  {}\nRepair or remove them, or raise the limit", .limit * 100.0, .list.join("\n  "))]
     TooManyUnreadable {
@@ -372,6 +381,13 @@ pub enum DataError {
 }
 
 impl DataError {
+    pub(crate) fn annotation(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Annotation {
+            path: path.into(),
+            reason: reason.into(),
+        }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),

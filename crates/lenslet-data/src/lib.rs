@@ -18,14 +18,18 @@
 //! # Ok::<(), lenslet_data::DataError>(())
 //! ```
 
+pub mod boxes;
 pub mod check;
 pub mod decode;
 pub mod folder;
 pub mod idx;
 pub mod loader;
+pub mod masks;
 pub mod mix;
 pub mod mnist;
+pub mod npy;
 pub mod rng;
+pub mod scenes;
 pub mod table;
 pub mod transform;
 
@@ -41,7 +45,7 @@ pub use error::DataError;
 pub use files::{FileDataset, FileEntry, images_in, natural_order};
 pub use fingerprint::Fingerprint;
 pub use idx::IdxDataset;
-pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Skipped};
+pub use loader::{Batch, Epoch, Loader, LoaderConfig, OnUnreadable, Pictures, Samples, Skipped};
 pub use picture::{Channels, Image};
 pub use rng::Rng;
-pub use transform::{Augment, Interpolation, PerChannel, Preprocess, Resize};
+pub use transform::{Augment, Interpolation, Joint, PerChannel, Preprocess, Resize};

@@ -58,22 +58,48 @@ pub enum OnUnreadable {
     },
 }
 
+/// What a loader reads: samples that become a model's input, each with something to be learnt of it.
+pub trait Samples: Send + Sync + 'static {
+    /// What is to be learnt of a sample: a class, a mask, boxes.
+    type Label: Clone + Default + Send + 'static;
+
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// True when there are no samples.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a person would call sample `index`.
+    fn id(&self, index: usize) -> String;
+
+    /// Channels, height and width of an input.
+    fn input_shape(&self) -> [usize; 3];
+
+    /// Writes the input for sample `index`, as epoch `epoch` sees it, into `out`, and returns its label.
+    ///
+    /// # Errors
+    /// When the sample cannot be read.
+    fn prepare(&self, epoch: u64, index: usize, out: &mut [f32]) -> Result<Self::Label, DataError>;
+}
+
 /// Some samples, ready for a model.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
+pub struct Batch<L = u32> {
     /// Position in its epoch, from 0.
     pub number: usize,
     /// Batch, channels, height, width.
     pub shape: [usize; 4],
     /// The inputs, `[N, C, H, W]`.
     pub images: Vec<f32>,
-    /// The classes, `[N]`.
-    pub labels: Vec<u32>,
+    /// The classes, or what else is to be learnt, `[N]`.
+    pub labels: Vec<L>,
     /// Which samples of the dataset these are, `[N]`.
     pub indices: Vec<usize>,
 }
 
-impl Batch {
+impl<L> Batch<L> {
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.shape[0]
@@ -97,13 +123,13 @@ pub struct Skipped {
 }
 
 /// A dataset together with how it becomes batches.
-pub struct Loader {
-    shared: Arc<Shared>,
+pub struct Loader<S = Pictures> {
+    samples: Arc<S>,
     config: LoaderConfig,
 }
 
-/// What the workers read.
-struct Shared {
+/// Pictures of a class each, as a model is to see them.
+pub struct Pictures {
     dataset: Arc<dyn Dataset>,
     preprocess: Preprocess,
     augment: Option<Augment>,
@@ -125,6 +151,37 @@ impl Loader {
         if let Some(a) = &augment {
             a.validate()?;
         }
+        let pictures = Pictures {
+            dataset,
+            preprocess,
+            augment,
+            seed: config.seed,
+        };
+        Self::of(pictures, config)
+    }
+
+    /// The dataset.
+    pub fn dataset(&self) -> &Arc<dyn Dataset> {
+        &self.samples.dataset
+    }
+
+    /// How pictures are prepared.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.samples.preprocess
+    }
+
+    /// What is done to pictures at random.
+    pub fn augment(&self) -> Option<&Augment> {
+        self.samples.augment.as_ref()
+    }
+}
+
+impl<S: Samples> Loader<S> {
+    /// A loader of `samples`.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn of(samples: S, config: LoaderConfig) -> Result<Self, DataError> {
         let setting = |setting, found: String, expected| {
             Err(DataError::Setting {
                 setting,
@@ -144,38 +201,23 @@ impl Loader {
                 "it must be a fraction from 0 to 1",
             );
         }
-        if dataset.is_empty() {
+        if samples.is_empty() {
             return Err(DataError::Empty {
                 what: "the dataset".into(),
             });
         }
-        let shared = Arc::new(Shared {
-            dataset,
-            preprocess,
-            augment,
-            seed: config.seed,
-        });
-        Ok(Self { shared, config })
+        let samples = Arc::new(samples);
+        Ok(Self { samples, config })
     }
 
-    /// The dataset.
-    pub fn dataset(&self) -> &Arc<dyn Dataset> {
-        &self.shared.dataset
-    }
-
-    /// How pictures are prepared.
-    pub fn preprocess(&self) -> &Preprocess {
-        &self.shared.preprocess
-    }
-
-    /// What is done to pictures at random.
-    pub fn augment(&self) -> Option<&Augment> {
-        self.shared.augment.as_ref()
+    /// What it reads.
+    pub fn samples(&self) -> &S {
+        &self.samples
     }
 
     /// Batches in an epoch.
     pub fn batches(&self) -> usize {
-        let (samples, size) = (self.shared.dataset.len(), self.config.batch_size);
+        let (samples, size) = (self.samples.len(), self.config.batch_size);
         if self.config.drop_last {
             samples / size
         } else {
@@ -185,7 +227,7 @@ impl Loader {
 
     /// The samples of epoch `epoch` in their order.
     pub fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.shared.dataset.len()).collect();
+        let mut order: Vec<usize> = (0..self.samples.len()).collect();
         if self.config.shuffle {
             Rng::keyed(self.config.seed, Purpose::Shuffle, epoch, 0).shuffle(&mut order);
         }
@@ -193,18 +235,18 @@ impl Loader {
     }
 
     /// The batches of epoch `epoch`.
-    pub fn epoch(&self, epoch: u64) -> Epoch {
+    pub fn epoch(&self, epoch: u64) -> Epoch<S> {
         self.epoch_from(epoch, 0)
     }
 
     /// The batches of epoch `epoch` from number `first` on: the same ones that [`Loader::epoch`] gives after `first`
     /// others.
-    pub fn epoch_from(&self, epoch: u64, first: usize) -> Epoch {
+    pub fn epoch_from(&self, epoch: u64, first: usize) -> Epoch<S> {
         let job = Job {
             order: self.order(epoch),
             batch_size: self.config.batch_size,
             batches: self.batches(),
-            sample_len: self.shared.preprocess.output_len(),
+            sample_len: self.samples.input_shape().iter().product(),
         };
         let workers = match self.config.workers {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -212,29 +254,40 @@ impl Loader {
         };
         let queue = Arc::new(Queue::new(job, first, self.config.prefetch.max(1)));
         let handles = (0..workers).map(|i| {
-            let (queue, shared) = (queue.clone(), self.shared.clone());
+            let (queue, samples) = (queue.clone(), self.samples.clone());
             std::thread::Builder::new()
                 .name(format!("data-{i}"))
-                .spawn(move || queue.work(|index, out| shared.prepare(epoch, index, out)))
+                .spawn(move || queue.work(|index, out| samples.prepare(epoch, index, out)))
         });
         // Where the system refuses threads, `Epoch::next` prepares the samples itself.
         let handles = handles.filter_map(Result::ok).collect();
-        let samples = self.shared.dataset.len();
         Epoch {
             queue,
             handles,
-            shared: self.shared.clone(),
+            samples: self.samples.clone(),
             epoch,
             on_unreadable: self.config.on_unreadable,
-            samples,
             skipped: Vec::new(),
             over: false,
         }
     }
 }
 
-impl Shared {
-    /// Writes the input for sample `index` into `out` and returns its label.
+impl Samples for Pictures {
+    type Label = u32;
+
+    fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    fn id(&self, index: usize) -> String {
+        self.dataset.id(index)
+    }
+
+    fn input_shape(&self) -> [usize; 3] {
+        self.preprocess.output_shape()
+    }
+
     fn prepare(&self, epoch: u64, index: usize, out: &mut [f32]) -> Result<u32, DataError> {
         let sample = self.dataset.get(index)?;
         match &self.augment {
@@ -250,18 +303,17 @@ impl Shared {
 }
 
 /// The batches of one epoch, in order. Dropping it stops and joins its workers.
-pub struct Epoch {
-    queue: Arc<Queue>,
+pub struct Epoch<S: Samples = Pictures> {
+    queue: Arc<Queue<S::Label>>,
     handles: Vec<JoinHandle<()>>,
-    shared: Arc<Shared>,
+    samples: Arc<S>,
     epoch: u64,
     on_unreadable: OnUnreadable,
-    samples: usize,
     skipped: Vec<Skipped>,
     over: bool,
 }
 
-impl Epoch {
+impl<S: Samples> Epoch<S> {
     /// The samples that were left out of the batches seen so far.
     pub fn skipped(&self) -> &[Skipped] {
         &self.skipped
@@ -274,14 +326,14 @@ impl Epoch {
     }
 
     /// Gives a batch's memory back for the batches to come.
-    pub fn recycle(&self, batch: Batch) {
+    pub fn recycle(&self, batch: Batch<S::Label>) {
         self.queue.recycle(batch.images);
     }
 
     /// Takes the unreadable samples out of `batch`.
     fn sort_out(
         &mut self,
-        batch: &mut Batch,
+        batch: &mut Batch<S::Label>,
         failures: Vec<(usize, DataError)>,
     ) -> Result<(), DataError> {
         let OnUnreadable::Skip { limit } = self.on_unreadable else {
@@ -297,14 +349,14 @@ impl Epoch {
             batch
                 .images
                 .copy_within(at * len..(at + 1) * len, kept * len);
-            batch.labels[kept] = batch.labels[at];
+            batch.labels.swap(kept, at);
             kept += 1;
         }
         for (at, error) in failures {
             let index = batch.indices[at];
             self.skipped.push(Skipped {
                 index,
-                id: self.shared.dataset.id(index),
+                id: self.samples.id(index),
                 error,
             });
         }
@@ -316,11 +368,11 @@ impl Epoch {
         batch.images.truncate(kept * len);
         batch.labels.truncate(kept);
         batch.shape[0] = kept;
-        if self.skipped.len() as f64 > limit * self.samples as f64 {
+        if self.skipped.len() as f64 > limit * self.samples.len() as f64 {
             let list = self.skipped.iter().map(|s| s.error.to_string()).collect();
             return Err(DataError::TooManyUnreadable {
                 count: self.skipped.len(),
-                samples: self.samples,
+                samples: self.samples.len(),
                 limit,
                 list,
             });
@@ -329,20 +381,20 @@ impl Epoch {
     }
 }
 
-impl Iterator for Epoch {
-    type Item = Result<Batch, DataError>;
+impl<S: Samples> Iterator for Epoch<S> {
+    type Item = Result<Batch<S::Label>, DataError>;
 
     /// The next batch with at least one sample. After [`DataError::TooManyUnreadable`] nothing follows; after any other
     /// error the next batch does.
     fn next(&mut self) -> Option<Self::Item> {
         while !self.over {
             if self.handles.is_empty() {
-                let (shared, epoch) = (&self.shared, self.epoch);
+                let (samples, epoch) = (&self.samples, self.epoch);
                 self.queue
-                    .work_one_batch(|index, out| shared.prepare(epoch, index, out));
+                    .work_one_batch(|index, out| samples.prepare(epoch, index, out));
             }
             let done = self.queue.take()?;
-            let [c, h, w] = self.shared.preprocess.output_shape();
+            let [c, h, w] = self.samples.input_shape();
             let shape = [done.indices.len(), c, h, w];
             let mut batch = Batch {
                 number: done.number,
@@ -365,7 +417,7 @@ impl Iterator for Epoch {
     }
 }
 
-impl Drop for Epoch {
+impl<S: Samples> Drop for Epoch<S> {
     fn drop(&mut self) {
         self.queue.stop();
         for handle in self.handles.drain(..) {

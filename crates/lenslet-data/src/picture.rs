@@ -168,6 +168,29 @@ impl Image {
         out
     }
 
+    /// As [`Image::crop`], but where that reaches over the picture's edges the result is `fill`.
+    pub fn crop_onto(
+        &self,
+        left: isize,
+        top: isize,
+        width: usize,
+        height: usize,
+        fill: u8,
+    ) -> Self {
+        let mut part = self.crop(left, top, width, height);
+        let inside = |v: isize, side: usize| (0..side as isize).contains(&v);
+        let channels = self.channels;
+        for y in 0..part.height {
+            let whole = !inside(top + y as isize, self.height);
+            for (x, pixel) in part.row_mut(y).chunks_exact_mut(channels).enumerate() {
+                if whole || !inside(left + x as isize, self.width) {
+                    pixel.fill(fill);
+                }
+            }
+        }
+        part
+    }
+
     /// The middle of the picture, `width` by `height`; zeros around it where the picture is smaller. The odd pixel goes
     /// where torchvision's `center_crop` puts it.
     pub fn center_crop(&self, width: usize, height: usize) -> Self {

@@ -17,6 +17,8 @@ pub enum Purpose {
     Mix,
     /// The division of a dataset into training and validation parts.
     Split,
+    /// The drawing of one scene.
+    Scene,
 }
 
 /// A seeded generator: xoshiro256++.

@@ -96,14 +96,7 @@ impl FileDataset {
     /// [`DataError::Setting`] when `val_split` is not between 0 and 1; [`DataError::CannotSplit`] naming the classes with
     /// fewer than two different pictures.
     pub fn split(&self, val_split: f64, seed: u64) -> Result<(Self, Self), DataError> {
-        if !(val_split > 0.0 && val_split < 1.0) {
-            let expected = "it must be a fraction between 0 and 1, such as 0.2";
-            return Err(DataError::Setting {
-                setting: "val_split",
-                found: val_split.to_string(),
-                expected,
-            });
-        }
+        check_share(val_split)?;
         let contents = in_parallel(self.len(), |i| content_of(&self.files()[i].path));
         let mut classes_of: HashMap<Content, HashSet<u32>> = HashMap::new();
         let mut groups: Vec<HashMap<Content, Vec<usize>>> =
@@ -141,6 +134,43 @@ impl FileDataset {
             (0..self.len()).partition(|i| chosen.contains(i));
         Ok((self.part(&train), self.part(&val)))
     }
+}
+
+/// Which of `paths` are validated on: the fraction `val_split` of them, at least one and never all, drawn by content and
+/// `seed`. Exact copies stay together.
+///
+/// # Errors
+/// [`DataError::Setting`] when `val_split` is not between 0 and 1; [`DataError::Empty`] with fewer than two different files.
+pub(crate) fn held_out(paths: &[&Path], val_split: f64, seed: u64) -> Result<Vec<bool>, DataError> {
+    check_share(val_split)?;
+    let contents = in_parallel(paths.len(), |i| content_of(paths[i]));
+    let mut groups: HashMap<Content, Vec<usize>> = HashMap::new();
+    for (i, content) in contents.into_iter().enumerate() {
+        groups.entry(content).or_default().push(i);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(content, _)| content.place(seed));
+    let chosen = choose(groups, paths.len(), val_split);
+    if chosen.is_empty() {
+        return Err(DataError::Empty {
+            what: "the part to validate on, since there are fewer than two different pictures"
+                .into(),
+        });
+    }
+    let mut held = vec![false; paths.len()];
+    chosen.into_iter().for_each(|i| held[i] = true);
+    Ok(held)
+}
+
+fn check_share(val_split: f64) -> Result<(), DataError> {
+    if val_split > 0.0 && val_split < 1.0 {
+        return Ok(());
+    }
+    Err(DataError::Setting {
+        setting: "val_split",
+        found: val_split.to_string(),
+        expected: "it must be a fraction between 0 and 1, such as 0.2",
+    })
 }
 
 /// The files of one class that are validated on: whole groups of copies, in their order, as many as the fraction allows;

@@ -4,8 +4,13 @@
 //! channel that follow (they go into its weights), a residual, and an activation. Activations that
 //! arrive in pieces (`x * sigmoid(x)`) are recognised on the way.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use lenslet_graph::{Binary, Graph, GraphError, Node, Op, Unary, ValueId, reference};
 use lenslet_kernels::{Activation, Order};
+
+use crate::passes::{Pass, Tally};
 
 /// What is computed at once.
 #[derive(Debug)]
@@ -26,13 +31,14 @@ pub(crate) enum Kind {
     /// A convolution or a transposed one; the node says its geometry.
     Conv {
         node: usize,
-        weight: Vec<f32>,
+        weight: Weight,
+        gate: Option<Gate>,
         tail: Tail,
     },
     /// Rows times a fixed matrix of `k` by `n`.
     Linear {
         x: ValueId,
-        weight: Vec<f32>,
+        weight: Weight,
         order: Order,
         k: usize,
         n: usize,
@@ -57,6 +63,65 @@ pub(crate) enum Kind {
     Node(usize),
 }
 
+/// A weight and the factor of each output channel that goes into it. The numbers are made when they are packed, one layer's at a
+/// time.
+#[derive(Debug)]
+pub(crate) struct Weight {
+    pub id: ValueId,
+    scale: Option<Vec<f32>>,
+    channels: WeightChannels,
+}
+
+/// Which output channel an element of a weight belongs to.
+#[derive(Debug, Clone, Copy)]
+enum WeightChannels {
+    /// As many elements one after the other.
+    Outer(usize),
+    /// The last dimension, of this size.
+    Inner(usize),
+    /// A transposed convolution's: taps, output channels of a group, input channels of a group.
+    Transposed([usize; 3]),
+}
+
+impl WeightChannels {
+    fn of(self, at: usize) -> usize {
+        match self {
+            WeightChannels::Outer(elements) => at / elements,
+            WeightChannels::Inner(n) => at % n,
+            WeightChannels::Transposed([taps, out, inputs]) => {
+                let (row, within) = (at / (out * taps), at / taps % out);
+                row / inputs * out + within
+            }
+        }
+    }
+}
+
+impl Weight {
+    /// The numbers, in the weight's own order.
+    pub fn numbers<'g>(&self, graph: &'g Graph) -> Result<Cow<'g, [f32]>, GraphError> {
+        let value = graph.value(self.id);
+        let mut numbers = match value.constant() {
+            Some(constant) => constant.data.floats(value.len()),
+            None => Cow::Owned(reference::constant(graph, self.id)?),
+        };
+        if let Some(scale) = &self.scale {
+            for (at, number) in numbers.to_mut().iter_mut().enumerate() {
+                *number *= scale[self.channels.of(at)];
+            }
+        }
+        Ok(numbers)
+    }
+}
+
+/// Factors of a feature map's channels, which a 1 x 1 convolution takes into its weights (squeeze-and-excitation).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gate {
+    /// The feature map.
+    pub x: ValueId,
+    /// `[N, C, 1, 1]`.
+    pub by: ValueId,
+}
+
 /// What happens to a product before it is written.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
@@ -71,23 +136,34 @@ pub(crate) struct Fusions {
     pub norms: bool,
     pub activations: bool,
     pub residuals: bool,
+    pub gates: bool,
 }
 
 /// The layers of a graph, in an order in which they can be run.
-pub(crate) fn fuse(graph: &Graph, fusions: Fusions) -> Result<Vec<Layer>, GraphError> {
+pub(crate) fn fuse(
+    graph: &Graph,
+    fusions: Fusions,
+    tally: &mut Tally,
+) -> Result<Vec<Layer>, GraphError> {
     let mut fuser = Fuser {
         graph,
         fusions,
         users: graph.users(),
         fixed: graph.fixed(),
         taken: vec![false; graph.nodes().len()],
+        gates: HashMap::new(),
+        tally,
     };
+    if fusions.gates {
+        fuser.find_gates();
+    }
     let mut layers = Vec::new();
     for (i, node) in graph.nodes().iter().enumerate() {
-        if fuser.taken[i] || fuser.fixed[node.output.index()] {
-            continue;
+        if fuser.fixed[node.output.index()] {
+            fuser.tally.add(Pass::FoldConstants);
+        } else if !fuser.taken[i] {
+            layers.push(fuser.layer(i, node)?);
         }
-        layers.push(fuser.layer(i, node)?);
     }
     layers.sort_by_key(|layer| layer.position);
     Ok(layers)
@@ -100,6 +176,9 @@ struct Fuser<'a> {
     fixed: Vec<bool>,
     /// Nodes that are part of a layer already.
     taken: Vec<bool>,
+    /// Products with a gate that the convolution behind them takes.
+    gates: HashMap<ValueId, Gate>,
+    tally: &'a mut Tally,
 }
 
 /// Nodes that follow one another and become one layer.
@@ -119,6 +198,49 @@ enum Channels {
 }
 
 impl<'a> Fuser<'a> {
+    /// Finds products of a feature map and a factor for each of its channels that only a 1 x 1 convolution of fewer output
+    /// channels than there are pixels reads.
+    fn find_gates(&mut self) {
+        for (i, node) in self.graph.nodes().iter().enumerate() {
+            let shape = &self.graph.value(node.output).shape;
+            let &[n, c, h, w] = &shape[..] else { continue };
+            if node.op != Op::Binary(Binary::Mul) || h * w == 1 {
+                continue;
+            }
+            let is = |id: ValueId, shape: [usize; 4]| {
+                self.graph.value(id).shape == shape && !self.fixed[id.index()]
+            };
+            let gate = [[0, 1], [1, 0]]
+                .map(|[x, by]| [node.inputs[x], node.inputs[by]])
+                .into_iter()
+                .find(|&[x, by]| is(x, [n, c, h, w]) && is(by, [n, c, 1, 1]));
+            let (Some([x, by]), Some((_, user))) = (gate, self.only_user(node.output)) else {
+                continue;
+            };
+            let pointwise = matches!(
+                user.op,
+                Op::Conv2d {
+                    stride: [1, 1],
+                    padding: [(0, 0), (0, 0)],
+                    groups: 1,
+                    ..
+                }
+            );
+            let weight = user
+                .inputs
+                .get(1)
+                .map(|id| (id, &self.graph.value(*id).shape[..]));
+            if let (true, Some((id, &[out, _, 1, 1]))) = (pointwise, weight)
+                && self.fixed[id.index()]
+                && out < h * w
+            {
+                self.taken[i] = true;
+                self.tally.add(Pass::FuseGates);
+                self.gates.insert(node.output, Gate { x, by });
+            }
+        }
+    }
+
     fn layer(&mut self, i: usize, node: &Node) -> Result<Layer, GraphError> {
         let graph = self.graph;
         let name = node.name.clone();
@@ -130,37 +252,34 @@ impl<'a> Fuser<'a> {
             Op::Conv2d { .. } | Op::ConvTranspose2d { .. }
                 if (1..node.inputs.len()).all(|k| fixed(k).is_some()) =>
             {
-                let mut weight = reference::constant(graph, node.inputs[1])?;
                 let bias = match node.inputs.get(2) {
                     Some(&bias) => Some(reference::constant(graph, bias)?),
                     None => None,
                 };
                 let out = graph.value(node.output).shape[1];
                 let chain = self.follow(i, node, Channels::Second, out, true)?;
-                let by_output = matches!(node.op, Op::Conv2d { .. });
-                // A transposed convolution's weight has its output channels inside, by groups.
-                let per_group = graph.value(node.inputs[1]).shape[1];
-                let taps = graph.value(node.inputs[1]).shape[2..]
-                    .iter()
-                    .product::<usize>();
-                let inputs_per_group =
-                    graph.value(node.inputs[1]).shape[0] / (out / per_group).max(1);
-                let channel = |at: usize| {
-                    if by_output {
-                        at / (per_group * taps)
-                    } else {
-                        let (row, within) = (at / (per_group * taps), at / taps % per_group);
-                        row / inputs_per_group.max(1) * per_group + within
+                let weight = &graph.value(node.inputs[1]).shape;
+                let (per_group, taps) = (weight[1], weight[2] * weight[3]);
+                let channels = match node.op {
+                    Op::Conv2d { .. } => WeightChannels::Outer(per_group * taps),
+                    // Its weight has the output channels inside, by groups.
+                    _ => {
+                        let inputs = weight[0] / (out / per_group).max(1);
+                        WeightChannels::Transposed([taps, per_group, inputs.max(1)])
                     }
                 };
-                let bias = fold(&chain.affine, bias, &mut weight, channel);
+                let weight = chain.weight(node.inputs[1], channels);
+                let bias = fold(&chain.affine, bias);
+                let gate = self.gates.get(&node.inputs[0]).copied();
                 Ok(chain.layer(name, |chain| Kind::Conv {
                     node: i,
                     weight,
+                    gate,
                     tail: chain.tail(bias),
                 }))
             }
             Op::Matmul if fixed(1).is_some() && graph.value(node.inputs[1]).shape.len() == 2 => {
+                self.tally.add(Pass::RecogniseLinear);
                 let id = node.inputs[1];
                 let [k, n] = graph.value(id).shape[..] else {
                     unreachable!("a matrix has two dimensions")
@@ -172,16 +291,13 @@ impl<'a> Fuser<'a> {
                     }
                     _ => None,
                 };
-                let (mut weight, order) = match transposed {
-                    Some(id) => (reference::constant(graph, id)?, Order::Transposed),
-                    None => (reference::constant(graph, id)?, Order::RowMajor),
+                let (id, order, channels) = match transposed {
+                    Some(id) => (id, Order::Transposed, WeightChannels::Outer(k)),
+                    None => (id, Order::RowMajor, WeightChannels::Inner(n)),
                 };
                 let chain = self.follow(i, node, Channels::Last, n, true)?;
-                let channel = |at: usize| match order {
-                    Order::Transposed => at / k,
-                    Order::RowMajor => at % n,
-                };
-                let bias = fold(&chain.affine, None, &mut weight, channel);
+                let weight = chain.weight(id, channels);
+                let bias = fold(&chain.affine, None);
                 let x = node.inputs[0];
                 Ok(chain.layer(name, |chain| Kind::Linear {
                     x,
@@ -213,6 +329,7 @@ impl<'a> Fuser<'a> {
                 let activation = activation(*unary).unwrap_or_default();
                 if let Some((last, joined)) = self.gated(x, i) {
                     self.taken[last] = true;
+                    self.tally.add(Pass::RecogniseActivations);
                     let output = graph.nodes()[last].output;
                     return Ok(Layer {
                         name,
@@ -274,6 +391,7 @@ impl<'a> Fuser<'a> {
             };
             match (affine, &user.op) {
                 (Some(affine), _) if chain.residual.is_none() => {
+                    self.tally.add(Pass::FoldNorms);
                     chain.affine = Some(match chain.affine.take() {
                         Some(before) => compose(before, &affine),
                         None => affine,
@@ -289,6 +407,7 @@ impl<'a> Fuser<'a> {
                     if self.graph.value(other).shape != self.graph.value(chain.value).shape {
                         break;
                     }
+                    self.tally.add(Pass::FuseResiduals);
                     chain.residual = Some(other);
                 }
                 (None, Op::Reshape)
@@ -313,6 +432,7 @@ impl<'a> Fuser<'a> {
             && let Some(activation) = activation(*unary)
         {
             self.taken[next] = true;
+            self.tally.add(Pass::FuseActivations);
             (chain.value, chain.position, chain.activation) = (user.output, next, activation);
             return;
         }
@@ -326,6 +446,8 @@ impl<'a> Fuser<'a> {
         if let Some((gate, (last, activation))) = found {
             self.taken[gate] = true;
             self.taken[last] = true;
+            self.tally.add(Pass::RecogniseActivations);
+            self.tally.add(Pass::FuseActivations);
             let value = self.graph.nodes()[last].output;
             (chain.value, chain.position, chain.activation) = (value, last, activation);
         }
@@ -439,6 +561,17 @@ impl Chain {
         }
     }
 
+    /// A weight with the factors that follow it.
+    fn weight(&self, id: ValueId, channels: WeightChannels) -> Weight {
+        let scale = self.affine.as_ref().map(|[scale, _]| scale);
+        let scale = scale.filter(|scale| scale.iter().any(|&s| s != 1.0));
+        Weight {
+            id,
+            scale: scale.cloned(),
+            channels,
+        }
+    }
+
     fn tail(&self, bias: Option<Vec<f32>>) -> Tail {
         Tail {
             bias,
@@ -479,21 +612,11 @@ fn compose([scale, shift]: [Vec<f32>; 2], [factor, summand]: &[Vec<f32>; 2]) -> 
     ]
 }
 
-/// Puts factors into the weight, whose element `at` belongs to output `channel(at)`; the bias.
-fn fold(
-    affine: &Option<[Vec<f32>; 2]>,
-    bias: Option<Vec<f32>>,
-    weight: &mut [f32],
-    channel: impl Fn(usize) -> usize,
-) -> Option<Vec<f32>> {
+/// The bias with what follows it.
+fn fold(affine: &Option<[Vec<f32>; 2]>, bias: Option<Vec<f32>>) -> Option<Vec<f32>> {
     let Some([scale, shift]) = affine else {
         return bias;
     };
-    if scale.iter().any(|&s| s != 1.0) {
-        for (at, value) in weight.iter_mut().enumerate() {
-            *value *= scale[channel(at)];
-        }
-    }
     Some(match bias {
         Some(bias) => (bias.iter().zip(scale).zip(shift))
             .map(|((b, s), t)| b * s + t)

@@ -31,10 +31,12 @@
 
 mod error;
 mod fuse;
+mod passes;
 mod plan;
 mod session;
 mod step;
 mod view;
 
 pub use error::EngineError;
+pub use passes::PassInfo;
 pub use session::{Engine, Options, Session, StepInfo};

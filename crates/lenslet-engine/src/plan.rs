@@ -9,7 +9,8 @@ use lenslet_kernels::{
     Resize2d, Scaling,
 };
 
-use crate::fuse::{Kind, Layer, Tail};
+use crate::fuse::{Gate, Kind, Layer, Tail, Weight};
+use crate::passes::{Pass as Change, Tally};
 use crate::step::{Call, Step};
 use crate::view::{Place, Rows, View};
 use crate::{EngineError, Options};
@@ -28,24 +29,28 @@ pub(crate) struct Plan {
 
 /// Plans the layers of a graph.
 pub(crate) fn plan(
-    graph: &Graph,
+    graph: &mut Graph,
     layers: Vec<Layer>,
     options: &Options,
+    tally: &mut Tally,
 ) -> Result<Plan, EngineError> {
+    let (fixed, users) = (graph.fixed(), graph.users());
     let mut planner = Planner {
         graph,
         options,
-        fixed: graph.fixed(),
+        fixed,
+        users: users.iter().map(Vec::len).collect(),
         views: HashMap::new(),
         homes: HashMap::new(),
         buffers: Vec::new(),
         constants: Vec::new(),
         steps: Vec::new(),
         name: String::new(),
+        tally,
     };
-    for (i, id) in graph.inputs().iter().enumerate() {
-        let view = View::dense(Place::Input(i), &graph.value(*id).shape);
-        planner.views.insert(*id, view);
+    for (i, id) in planner.graph.inputs().to_vec().into_iter().enumerate() {
+        let view = View::dense(Place::Input(i), planner.shape(id));
+        planner.views.insert(id, view);
     }
     if options.concat_in_place {
         planner.find_homes(&layers);
@@ -59,9 +64,11 @@ pub(crate) fn plan(
 }
 
 struct Planner<'a> {
-    graph: &'a Graph,
+    graph: &'a mut Graph,
     options: &'a Options,
     fixed: Vec<bool>,
+    /// How often every value is read.
+    users: Vec<usize>,
     views: HashMap<ValueId, View>,
     /// Values that are written where the concatenation that reads them wants them.
     homes: HashMap<ValueId, View>,
@@ -71,9 +78,17 @@ struct Planner<'a> {
     steps: Vec<Step>,
     /// The layer being planned.
     name: String,
+    tally: &'a mut Tally,
 }
 
 impl Planner<'_> {
+    /// Gives back the memory of a weight that is packed, unless another node reads it too.
+    fn forget(&mut self, id: ValueId) {
+        if self.users[id.index()] == 1 {
+            self.graph.forget(id);
+        }
+    }
+
     fn shape(&self, id: ValueId) -> &[usize] {
         &self.graph.value(id).shape
     }
@@ -111,7 +126,7 @@ impl Planner<'_> {
         }
         for layer in layers.iter().rev() {
             let Kind::Node(i) = layer.kind else { continue };
-            let node = &self.graph.nodes()[i];
+            let node = self.graph.nodes()[i].clone();
             let shape = self.shape(node.output).to_vec();
             if node.op != (Op::Concat { dim: 1 }) || shape.len() != 4 {
                 continue;
@@ -133,6 +148,7 @@ impl Planner<'_> {
                 };
                 offset += part.shape[1];
                 if writes_rows.get(id) == Some(&true) && !self.homes.contains_key(id) {
+                    self.tally.add(Change::ConcatInPlace);
                     self.homes.insert(*id, part);
                 }
             }
@@ -300,7 +316,12 @@ impl Planner<'_> {
 
     fn layer(&mut self, layer: &Layer) -> Result<View, EngineError> {
         match &layer.kind {
-            Kind::Conv { node, weight, tail } => self.conv(*node, weight, tail, layer.output),
+            Kind::Conv {
+                node,
+                weight,
+                gate,
+                tail,
+            } => self.conv(*node, weight, *gate, tail, layer.output),
             Kind::Linear {
                 x,
                 weight,
@@ -314,8 +335,11 @@ impl Planner<'_> {
                     lenslet_kernels::Order::Transposed => *k,
                     lenslet_kernels::Order::RowMajor => *n,
                 };
-                let packed = PackedMatrix::new(Matrix::new(weight, ld), *order, *k, *n)
+                let numbers = weight.numbers(self.graph)?;
+                let packed = PackedMatrix::new(Matrix::new(&numbers, ld), *order, *k, *n)
                     .map_err(|e| self.kernel(e))?;
+                drop(numbers);
+                self.forget(weight.id);
                 let residual = match tail.residual {
                     Some(id) => Some(self.rows(id)?),
                     None => None,
@@ -367,8 +391,8 @@ impl Planner<'_> {
                 Ok(view)
             }
             Kind::Node(i) => {
-                let graph = self.graph;
-                self.node(*i, &graph.nodes()[*i])
+                let node = self.graph.nodes()[*i].clone();
+                self.node(*i, &node)
             }
         }
     }
@@ -392,12 +416,13 @@ impl Planner<'_> {
     fn conv(
         &mut self,
         node: usize,
-        weight: &[f32],
+        weight: &Weight,
+        gate: Option<Gate>,
         tail: &Tail,
         output: ValueId,
     ) -> Result<View, EngineError> {
-        let graph = self.graph;
-        let node = &graph.nodes()[node];
+        let node = self.graph.nodes()[node].clone();
+        let numbers = weight.numbers(self.graph)?;
         let [n, c, h, w] = self.shape(node.inputs[0])[..] else {
             unreachable!("a convolution reads a feature map")
         };
@@ -423,7 +448,7 @@ impl Planner<'_> {
                     groups,
                 };
                 let algorithm = self.options.algorithm(&shape, Pass::Forward);
-                PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, weight)
+                PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &numbers)
             }
             Op::ConvTranspose2d {
                 stride,
@@ -444,18 +469,24 @@ impl Planner<'_> {
                 };
                 transposed.convolution().and_then(|shape| {
                     let algorithm = self.options.algorithm(&shape, Pass::InputGradient);
-                    PackedConv::with_algorithm(&shape, Pass::InputGradient, algorithm, weight)
+                    PackedConv::with_algorithm(&shape, Pass::InputGradient, algorithm, &numbers)
                 })
             }
             _ => unreachable!("called for convolutions"),
         };
+        drop(numbers);
         let packed = packed.map_err(|e| self.kernel(e))?;
-        let x = self.pixels(node.inputs[0])?;
+        self.forget(weight.id);
+        let x = self.pixels(gate.map_or(node.inputs[0], |gate| gate.x))?;
+        let gate = match gate {
+            Some(gate) => Some(self.dense_pixels(gate.by)?),
+            None => None,
+        };
         let residual = match tail.residual {
             Some(id) => Some(self.pixels(id)?),
             None => None,
         };
-        let reads: Vec<Place> = (residual.iter().map(|r| r.place))
+        let reads: Vec<Place> = (residual.iter().chain(&gate).map(|r| r.place))
             .chain([x.place])
             .collect();
         let (view, to) = self.map(output, &reads);
@@ -463,6 +494,7 @@ impl Planner<'_> {
             packed: Box::new(packed),
             n,
             x,
+            gate,
             bias: tail.bias.clone(),
             residual,
             activation: tail.activation,
@@ -476,7 +508,10 @@ impl Planner<'_> {
         let x = node.inputs[0];
         let shape = self.shape(node.output).to_vec();
         match &node.op {
-            Op::Permute(axes) => Ok(self.view(x)?.permuted(axes)),
+            Op::Permute(axes) => {
+                self.tally.add(Change::PermuteAsView);
+                Ok(self.view(x)?.permuted(axes))
+            }
             Op::Reshape => {
                 if let Some(view) = self.view(x)?.reshaped(&shape) {
                     return Ok(view);
@@ -793,8 +828,8 @@ impl Planner<'_> {
 
     /// Gives buffers that are never needed at the same time the same slot.
     fn finish(mut self) -> Result<Plan, EngineError> {
-        let outputs = (self.graph.outputs().iter())
-            .map(|id| self.view(*id))
+        let outputs = (self.graph.outputs().to_vec().into_iter())
+            .map(|id| self.view(id))
             .collect::<Result<Vec<_>, _>>()?;
         let end = self.steps.len();
         let mut lives: Vec<Option<[usize; 2]>> = vec![None; self.buffers.len()];

@@ -10,6 +10,7 @@ use lenslet_kernels::AlignedBuf;
 
 use crate::EngineError;
 use crate::fuse::{Fusions, fuse};
+use crate::passes::{PassInfo, Tally};
 use crate::plan::{Plan, plan};
 use crate::step::{Failure, Fixed, Workspace, copy};
 use crate::view::{Place, View};
@@ -26,6 +27,8 @@ pub struct Options {
     pub fuse_activations: bool,
     /// Whether a residual is added before a result is written.
     pub fuse_residuals: bool,
+    /// Whether the factors of squeeze-and-excitation go into the weights of the convolution behind them.
+    pub fuse_gates: bool,
     /// Whether layers write straight into the concatenation that joins them.
     pub concat_in_place: bool,
 }
@@ -38,6 +41,7 @@ impl Default for Options {
             fuse_norms: true,
             fuse_activations: true,
             fuse_residuals: true,
+            fuse_gates: true,
             concat_in_place: true,
         }
     }
@@ -63,24 +67,28 @@ impl Engine {
         Self::compile_graph(Graph::capture(model, input, forward)?, options)
     }
 
-    /// Compiles a captured graph with one input.
+    /// Compiles a captured graph with one input. The memory of a weight goes back as soon as it is packed, if nobody else holds it: drop
+    /// the model first.
     ///
     /// # Errors
     ///
     /// When a kernel refuses a node's shape.
-    pub fn compile_graph(graph: Graph, options: &Options) -> Result<Session, EngineError> {
+    pub fn compile_graph(mut graph: Graph, options: &Options) -> Result<Session, EngineError> {
         let fusions = Fusions {
             norms: options.fuse_norms,
             activations: options.fuse_activations,
             residuals: options.fuse_residuals,
+            gates: options.fuse_gates,
         };
-        let layers = fuse(&graph, fusions)?;
+        let mut tally = Tally::default();
+        let layers = fuse(&graph, fusions, &mut tally)?;
         let input = graph.value(graph.inputs()[0]).shape.clone();
-        let plan = plan(&graph, layers, options)?;
+        let plan = plan(&mut graph, layers, options, &mut tally)?;
         Ok(Session {
             input,
             graph: plan.needs_graph.then_some(graph),
             plan,
+            tally,
             idle: Mutex::new(Vec::new()),
         })
     }
@@ -92,6 +100,7 @@ pub struct Session {
     /// Shape of the input, the number of images first.
     input: Vec<usize>,
     plan: Plan,
+    tally: Tally,
     /// For nodes that have no kernel.
     graph: Option<Graph>,
     /// Memory of runs that are over.
@@ -237,6 +246,11 @@ impl Session {
     /// Shape of the input, the number of images that are computed together first.
     pub fn input(&self) -> &[usize] {
         &self.input
+    }
+
+    /// What compiling changed in the model's graph.
+    pub fn passes(&self) -> Vec<PassInfo> {
+        self.tally.list()
     }
 
     /// The steps of a run.

@@ -27,6 +27,8 @@ pub(crate) enum Call {
         packed: Box<PackedConv>,
         n: usize,
         x: Rows,
+        /// Factors of the input's channels, a row an image.
+        gate: Option<Rows>,
         bias: Option<Vec<f32>>,
         residual: Option<Rows>,
         activation: Activation,
@@ -130,7 +132,10 @@ impl Call {
     /// The rows that the call reads.
     fn rows(&self) -> Vec<Rows> {
         match self {
-            Call::Conv { x, residual, .. } | Call::Linear { x, residual, .. } => {
+            Call::Conv {
+                x, gate, residual, ..
+            } => [Some(*x), *gate, *residual].into_iter().flatten().collect(),
+            Call::Linear { x, residual, .. } => {
                 [Some(*x), *residual].into_iter().flatten().collect()
             }
             Call::Add { a, b, .. } => vec![*a, *b],
@@ -193,13 +198,18 @@ impl Call {
     /// Lets every place that the call names go through `place`.
     pub fn relocate(&mut self, place: &dyn Fn(Place) -> Place) {
         let mut all: Vec<&mut Place> = match self {
-            Call::Conv { x, residual, .. } | Call::Linear { x, residual, .. } => {
-                let residual = residual.as_mut().map(|r| &mut r.place);
-                [Some(&mut x.place), residual]
-                    .into_iter()
-                    .flatten()
-                    .collect()
-            }
+            Call::Conv {
+                x, gate, residual, ..
+            } => [Some(x), gate.as_mut(), residual.as_mut()]
+                .into_iter()
+                .flatten()
+                .map(|rows| &mut rows.place)
+                .collect(),
+            Call::Linear { x, residual, .. } => [Some(x), residual.as_mut()]
+                .into_iter()
+                .flatten()
+                .map(|rows| &mut rows.place)
+                .collect(),
             Call::Add { a, b, .. } => vec![&mut a.place, &mut b.place],
             Call::Scale { x, factor, .. } => vec![&mut x.place, &mut factor.place],
             Call::Attention { qkv, .. } => qkv.iter_mut().map(|rows| &mut rows.place).collect(),
@@ -312,6 +322,7 @@ impl Step {
                 packed,
                 n,
                 x,
+                gate,
                 bias,
                 residual,
                 activation,
@@ -323,7 +334,13 @@ impl Step {
                     ..Epilogue::NONE
                 };
                 let y = MatrixMut::new(y, to.ld);
-                packed.run(*n, memory.matrix(*x), y, scratch, &epilogue)?;
+                let x = memory.matrix(*x);
+                match gate {
+                    Some(gate) => {
+                        packed.run_gated(*n, x, memory.dense(*gate), y, scratch, &epilogue)?;
+                    }
+                    None => packed.run(*n, x, y, scratch, &epilogue)?,
+                }
             }
             Call::Linear {
                 packed,

@@ -80,6 +80,7 @@ fn every_fusion_changes_nothing_but_the_steps() {
         fuse_norms: false,
         fuse_activations: false,
         fuse_residuals: false,
+        fuse_gates: false,
         concat_in_place: false,
         exact: true,
     };
@@ -94,12 +95,13 @@ fn every_fusion_changes_nothing_but_the_steps() {
         let plain = session(name, 1, &off);
         let expected = plain.run(&image).unwrap();
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        for i in 0..4 {
+        for i in 0..5 {
             let mut options = off.clone();
             let one = [
                 &mut options.fuse_norms,
                 &mut options.fuse_activations,
                 &mut options.fuse_residuals,
+                &mut options.fuse_gates,
                 &mut options.concat_in_place,
             ];
             for (at, flag) in one.into_iter().enumerate() {
@@ -114,4 +116,35 @@ fn every_fusion_changes_nothing_but_the_steps() {
         let all = session(name, 1, &Options::default());
         assert!(all.steps().len() < plain.steps().len(), "{name}");
     }
+}
+
+#[test]
+fn passes_say_what_they_changed() {
+    let changes = |model: &str, pass: &str| {
+        let session = session(model, 1, &Options::default());
+        let passes = session.passes();
+        let found = passes.iter().find(|info| info.name == pass);
+        found.unwrap_or_else(|| panic!("no pass {pass}")).changes
+    };
+    // ResNet-18 has 20 convolutions with a batch norm each, 8 residual sums, and a classifier.
+    assert_eq!(changes("resnet18", "fold-norms"), 21);
+    assert_eq!(changes("resnet18", "fuse-residuals"), 8);
+    assert_eq!(changes("resnet18", "recognise-linear"), 1);
+    assert_eq!(changes("resnet18", "fuse-gates"), 0);
+    assert!(changes("efficientnet_b0", "recognise-activations") > 40);
+    assert!(changes("efficientnet_b0", "fuse-gates") > 0);
+    assert!(changes("densenet121", "concat-in-place") > 58);
+    let off = session(
+        "resnet18",
+        1,
+        &Options {
+            fuse_residuals: false,
+            ..Options::default()
+        },
+    );
+    let residuals = off
+        .passes()
+        .into_iter()
+        .find(|p| p.name == "fuse-residuals");
+    assert_eq!(residuals.map(|p| p.changes), Some(0));
 }

@@ -114,6 +114,7 @@ impl GraphBuilder {
             nodes,
             inputs: follow(&self.inputs),
             outputs: follow(outputs),
+            tokens: HashMap::new(),
         }
     }
 

@@ -71,6 +71,16 @@ impl Composer {
         }
     }
 
+    /// A feature map `[N, H, W, C]` as `[N, C, H, W]`; other tensors as they are.
+    pub fn channels_first(&self, view: &View) -> View {
+        let order = match view.order[..] {
+            [n, h, w, c] => vec![n, c, h, w],
+            _ => view.order.clone(),
+        };
+        let value = view.value;
+        View { value, order }
+    }
+
     pub fn finish(mut self, outputs: &[View]) -> Graph {
         let outputs = self.all("", outputs);
         self.graph.finish(&outputs)

@@ -78,7 +78,34 @@ pub enum GraphError {
         /// How many entries there are.
         len: usize,
     },
+    /// No module of that name ran.
+    #[error("no module called {name} runs in this model; {near}")]
+    NoModule {
+        /// The name asked for.
+        name: String,
+        /// Names that there are.
+        near: String,
+    },
     /// A value that depends on the input where a constant is needed.
     #[error("the value {0} depends on the graph's input, so it is no constant")]
     NotConstant(String),
+}
+
+impl GraphError {
+    /// `ran` are the modules that did run.
+    pub(crate) fn no_module<'a>(name: &str, ran: impl Iterator<Item = &'a str>) -> Self {
+        let mut near: Vec<(f64, &str)> = ran
+            .map(|path| (strsim::jaro_winkler(name, path), path))
+            .collect();
+        near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        near.dedup();
+        let names: Vec<&str> = near.iter().take(4).map(|(_, path)| *path).collect();
+        GraphError::NoModule {
+            name: name.to_string(),
+            near: match names.as_slice() {
+                [] => "its children do not tell their names".to_string(),
+                names => format!("near names are {}", names.join(", ")),
+            },
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A model as a graph.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::{Data, Kind, Op};
@@ -15,6 +16,9 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) inputs: Vec<ValueId>,
     pub(crate) outputs: Vec<ValueId>,
+    /// The shapes of the tokens `[N, L, C]` that modules return, by their paths: between layers the
+    /// first two dimensions can be one.
+    pub(crate) tokens: HashMap<String, [usize; 3]>,
 }
 
 /// A value of a graph.
@@ -121,6 +125,13 @@ impl Graph {
     /// A value.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.index()]
+    }
+
+    /// Gives back the memory of a constant whose numbers nobody will ask for again (they are not numbers from then on).
+    pub fn forget(&mut self, id: ValueId) {
+        if let Source::Constant(constant) = &mut self.values[id.index()].source {
+            constant.data = Data::Splat(f64::NAN);
+        }
     }
 
     /// The node that computes a value; none for inputs and constants.

@@ -8,9 +8,13 @@ mod arithmetic;
 mod builder;
 mod capture;
 mod compose;
+mod costs;
 mod data;
+mod draw;
 mod error;
+mod field;
 mod graph;
+mod layers;
 mod op;
 pub mod reference;
 
@@ -19,7 +23,11 @@ pub use arithmetic::{
     receptive_field, separable_cost,
 };
 pub use capture::Outputs;
+pub use costs::{Macs, Memory};
 pub use data::{Data, Floats, Kind};
+pub use draw::DrawOptions;
 pub use error::GraphError;
+pub use field::{Axis, Field};
 pub use graph::{Constant, Graph, Node, Source, Value, ValueId};
+pub use layers::Layer;
 pub use op::{Binary, Comparison, InterpolateMode, Op, PadMode, Reduction, Span, Unary};

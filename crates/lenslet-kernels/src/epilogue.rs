@@ -225,7 +225,7 @@ pub(crate) struct Post {
     /// What is applied in a second pass over a tile that is still in the first cache level.
     pub late: Activation,
     pub residual_late: bool,
-    moments: *const Moments,
+    pub moments: *const Moments,
 }
 
 // SAFETY: the pointers come from shared slices that outlive the job, and are only read.

@@ -5,15 +5,18 @@
 
 use crate::simd::Simd;
 
-/// Does the same for every vector of an array, one step after the other. A function's operations wait for each other; those of a
-/// second vector fill the time, but only if they stand next to them: a processor looks some sixty operations ahead.
-#[inline(always)]
-fn each<S: Simd, const N: usize>(x: [S::V; N], f: impl Fn(S::V) -> S::V) -> [S::V; N] {
-    let mut y = x;
-    for i in 0..N {
-        y[i] = f(x[i]);
-    }
-    y
+/// Does the same to every vector of an array, one step after the other. A function's operations wait for each other; those of a
+/// second vector fill the time, but only if they stand next to them: a processor looks some sixty operations ahead. (A macro, since
+/// vector code must not stand in closures.)
+macro_rules! each {
+    ($x:expr, $v:ident => $step:expr) => {{
+        let mut y = $x;
+        for v in &mut y {
+            let $v = *v;
+            *v = $step;
+        }
+        y
+    }};
 }
 
 /// Evaluates a polynomial, highest coefficient first.
@@ -80,10 +83,20 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.scale_by_pow2(p, n)
 }
 
+/// e^x of numbers that are not above 0, within 2 units in the last place down to -87, where it stays at 1.6e-38.
+#[inline(always)]
+pub(crate) fn exps_below_zero<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
+    let (n, mut y) = exp_parts(s, each!(x, x => s.max(s.splat(-87.0), x)));
+    for i in 0..N {
+        y[i] = s.scale_by_near_pow2(y[i], n[i]);
+    }
+    y
+}
+
 /// 1 + e^-x; e^-x is exact to 2 units in the last place from -87 to 88, and its ends are 0 and infinity as far as the sum can tell.
 #[inline(always)]
 fn one_plus_exp_neg<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
-    let x = each::<S, N>(x, |x| s.min(s.splat(89.0), s.max(s.splat(-87.0), s.neg(x))));
+    let x = each!(x, x => s.min(s.splat(89.0), s.max(s.splat(-87.0), s.neg(x))));
     let (n, mut y) = exp_parts(s, x);
     for i in 0..N {
         y[i] = s.add(s.splat(1.0), s.scale_by_near_pow2(y[i], n[i]));
@@ -101,7 +114,7 @@ pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub fn sigmoids<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     let one = s.splat(1.0);
-    each::<S, N>(one_plus_exp_neg(s, x), |y| s.div(one, y))
+    each!(one_plus_exp_neg(s, x), y => s.div(one, y))
 }
 
 /// x / (1 + e^-x), also called swish.
@@ -156,8 +169,8 @@ pub fn erf<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub fn erfs<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     // erf x = x P(x^2) / Q(x^2) on |x| <= 4; erf 4 rounds to 1.
-    let x = each::<S, N>(x, |x| s.min(s.splat(4.0), s.max(s.splat(-4.0), x)));
-    let t = each::<S, N>(x, |x| s.mul(x, x));
+    let x = each!(x, x => s.min(s.splat(4.0), s.max(s.splat(-4.0), x)));
+    let t = each!(x, x => s.mul(x, x));
     let mut p = horner(
         s,
         t,
@@ -185,7 +198,7 @@ pub fn erfs<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     for i in 0..N {
         p[i] = s.div(s.mul(x[i], p[i]), q[i]);
     }
-    each::<S, N>(p, |y| s.min(s.splat(1.0), s.max(s.splat(-1.0), y)))
+    each!(p, y => s.min(s.splat(1.0), s.max(s.splat(-1.0), y)))
 }
 
 /// x Phi(x) with the error function (PyTorch's default GELU), within 1e-6 max(1, |x|).
@@ -197,10 +210,10 @@ pub fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
 /// [`gelu`] of every vector of an array.
 #[inline(always)]
 pub fn gelus<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
-    let half = each::<S, N>(x, |x| s.mul(x, s.splat(0.5)));
+    let half = each!(x, x => s.mul(x, s.splat(0.5)));
     let mut e = erfs(
         s,
-        each::<S, N>(x, |x| s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))),
+        each!(x, x => s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))),
     );
     for i in 0..N {
         e[i] = s.mul_add(half[i], e[i], half[i]);

@@ -15,8 +15,12 @@
 #![allow(clippy::large_enum_variant)]
 
 pub mod alexnet;
+pub mod backbone;
+mod composed;
 pub mod convnext;
+mod darknet;
 pub mod densenet;
+pub mod detector;
 pub mod efficientnet;
 pub mod efficientnet_lite;
 pub mod googlenet;
@@ -39,11 +43,13 @@ pub mod shufflenet;
 pub mod squeezenet;
 pub mod swin;
 pub mod unet;
+pub mod unet_over;
 pub mod vgg;
 pub mod vit;
 mod weights;
 pub mod yolo;
 
+pub use composed::{composed, grey};
 pub use imagenet::imagenet_classes;
 pub use model::{ImageModel, Model, Output, Stage};
 pub use naming::Naming;

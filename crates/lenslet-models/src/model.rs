@@ -1,7 +1,7 @@
 //! What every model of the registry can do, and the type that holds any of them.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use lenslet_nn::to_nchw;
 
 use crate::Variant;
@@ -49,6 +49,20 @@ pub enum Output {
     Map(Tensor<4>),
     /// Predictions at every cell of a grid: `[N, rows, columns, values]`.
     Grid(Tensor<4>),
+    /// Predictions for every anchor at every position of a few maps, the finest first:
+    /// `[N, anchors, rows, columns, 5 + num_classes]`.
+    Anchors(Vec<Tensor<5>>),
+}
+
+impl Output {
+    /// Where it lies.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Logits(y) => y.device(),
+            Self::Map(y) | Self::Grid(y) => y.device(),
+            Self::Anchors(scales) => scales.first().map(Tensor::device).unwrap_or_default(),
+        }
+    }
 }
 
 /// What a stage of a backbone gives.
@@ -151,8 +165,10 @@ families! {
     inception { InceptionV3 }
     resnet { ResNet }
     unet { UNet }
+    unet_over { UNetOver }
     squeezenet { SqueezeNet }
     yolo { SimpleYolo }
+    detector { GridDetector, AnchorDetector }
     densenet { DenseNet }
     mobilenet {}
     mobilenet_v3 {}

@@ -41,6 +41,24 @@ pub struct Variant {
     /// Other names under which weights for this model are found.
     pub naming: &'static [Naming],
     pub(crate) build: Build,
+    /// What it is made over, in the place of `build`.
+    pub(crate) over: Option<Over>,
+}
+
+/// A head over a backbone of the zoo.
+pub(crate) struct Over {
+    /// The backbone.
+    pub backbone: &'static Variant,
+    /// What the backbone's tensors are called in the whole: `PREFIX.name`.
+    pub prefix: &'static str,
+    /// Makes the whole.
+    pub build: fn(&'static Variant, &BuildOptions, &mut Init) -> Model,
+}
+
+impl std::fmt::Debug for Over {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Over({})", self.backbone.name)
+    }
 }
 
 /// Makes a variant's model.
@@ -114,6 +132,10 @@ pub struct BuildOptions {
     /// Whether an EfficientNet pads as TensorFlow's `SAME` and has its batch norms' `eps`, as weights
     /// converted from TensorFlow want.
     pub tensorflow: bool,
+    /// Widths and heights of an anchor detector's boxes in pixels of its input, a list a scale, from
+    /// the finest to the coarsest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anchors: Vec<Vec<[f32; 2]>>,
 }
 
 impl BuildOptions {
@@ -129,7 +151,14 @@ impl BuildOptions {
             transform_input: false,
             zero_init_residual: false,
             tensorflow: false,
+            anchors: Vec::new(),
         }
+    }
+
+    /// With these anchors.
+    pub fn with_anchors(mut self, anchors: Vec<Vec<[f32; 2]>>) -> Self {
+        self.anchors = anchors;
+        self
     }
 
     /// With other last layers.
@@ -201,6 +230,7 @@ impl Variant {
             auxiliary: &[],
             naming: &[],
             build,
+            over: None,
         }
     }
 
@@ -211,7 +241,15 @@ impl Variant {
 
     /// Makes the model as told.
     pub fn build_with(&self, options: &BuildOptions, init: &mut Init) -> Model {
-        (self.build)(options, init)
+        match &self.over {
+            Some(over) => (over.build)(over.backbone, options, init),
+            None => (self.build)(options, init),
+        }
+    }
+
+    /// The classifier whose stages it uses, where it is made over one.
+    pub fn backbone(&self) -> Option<&'static Variant> {
+        self.over.as_ref().map(|over| over.backbone)
     }
 }
 
@@ -238,12 +276,14 @@ pub fn variants() -> impl Iterator<Item = &'static Variant> {
 pub fn variant(name: &str) -> Option<&'static Variant> {
     let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
     let name = alias.map_or(name, |(_, name)| name);
-    variants().find(|v| v.name == name)
+    let everything = variants().chain(crate::composed());
+    everything.into_iter().find(|v| v.name == name)
 }
 
 /// Names of variants that a mistyped name may have meant, nearest first.
 pub fn near_names(name: &str) -> Vec<&'static str> {
     let mut near: Vec<_> = variants()
+        .chain(crate::composed())
         .map(|v| (strsim::jaro_winkler(name, v.name), v.name))
         .filter(|(score, _)| *score > 0.75)
         .collect();

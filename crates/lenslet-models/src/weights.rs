@@ -9,6 +9,7 @@ use lenslet_nn::{
 use lenslet_weights::{Tensor, Values, Weights};
 
 use crate::naming;
+use crate::registry::Over;
 use crate::{BuildOptions, Model, Variant};
 
 /// How many classes the model gets.
@@ -110,6 +111,65 @@ pub enum ModelError {
 }
 
 impl Variant {
+    /// Makes the model and fills its backbone with `weights` for that.
+    fn load_backbone(
+        &self,
+        over: &Over,
+        weights: Weights,
+        options: &LoadOptions,
+        init: &mut Init,
+    ) -> Result<Loaded, ModelError> {
+        let alone = LoadOptions {
+            classes: Classes::New(1),
+            auxiliary: Auxiliary::Without,
+            build: BuildOptions {
+                head: HeadKind::Own,
+                ..options.build.clone()
+            },
+        };
+        let filled = over
+            .backbone
+            .load(weights, &alone, &mut Init::empty(init.device()))?;
+        let num_classes = match options.classes {
+            Classes::New(n) | Classes::Exactly(n) => n,
+            Classes::AsStored => self.num_classes,
+        };
+        let build = BuildOptions {
+            num_classes,
+            image_size: filled.build.image_size,
+            tensorflow: filled.build.tensorflow,
+            aux_logits: false,
+            ..options.build.clone()
+        };
+        let model = self.build_with(&build, init);
+        let stored: HashMap<String, TensorData> = state_dict(&filled.model)
+            .into_iter()
+            .filter(|(name, _)| !is_in(name, over.backbone.classifier))
+            .map(|(name, data)| (format!("{}.{name}", over.prefix), data))
+            .collect();
+        let mut new = Vec::new();
+        let dict = state_dict(&model).into_iter().map(|(name, own)| {
+            let data = stored.get(&name).cloned();
+            if data.is_none() {
+                new.push(name.clone());
+            }
+            (name, data.unwrap_or(own))
+        });
+        let dict: StateDict = dict.collect();
+        let model = load_state_dict(model, dict).map_err(|source| ModelError::Load {
+            variant: self.name,
+            naming: filled.naming,
+            source,
+        })?;
+        Ok(Loaded {
+            model,
+            build,
+            naming: filled.naming,
+            left_out: filled.left_out,
+            new,
+        })
+    }
+
     /// Makes the model and fills it with `weights`, under whichever naming they have.
     ///
     /// All or nothing: every tensor must be there, and nothing else, but for what `options` say.
@@ -124,6 +184,13 @@ impl Variant {
         options: &LoadOptions,
         init: &mut Init,
     ) -> Result<Loaded, ModelError> {
+        if let Some(over) = &self.over {
+            let own = format!("{}.", over.prefix);
+            let whole = weights.tensors.iter().any(|t| t.name.starts_with(&own));
+            if !whole {
+                return self.load_backbone(over, weights, options, init);
+            }
+        }
         let whole = BuildOptions {
             num_classes: self.num_classes,
             head: HeadKind::Own,

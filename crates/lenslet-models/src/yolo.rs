@@ -10,7 +10,7 @@ use lenslet_data::Interpolation::Bilinear;
 use lenslet_data::Preprocess;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init,
+    Activation, AdaptiveAvgPool2d, BatchNorm2dConfig, Conv2dConfig, Dropout, Identity, Init, Layer,
     LinearConfig, Sequential, flatten, forward_head, forward_range, forward_sequential, to_nhwc,
 };
 
@@ -43,6 +43,31 @@ impl YoloHead {
         }
     }
 
+    /// With objectness that starts `logit` higher, whatever the input.
+    pub fn with_objectness(mut self, logit: f32) -> Self {
+        if let Some(Layer::Conv2d(last)) = self.head.last_mut() {
+            let anchors = self.anchors;
+            last.bias = last.bias.take().map(|bias| {
+                bias.map(|bias| {
+                    let count = bias.dims()[0] / anchors;
+                    let data = bias.to_data();
+                    let values = data.iter::<f32>().enumerate();
+                    let raise = |i: usize| if i % count == 4 { logit } else { 0.0 };
+                    let raised: Vec<f32> = values.map(|(i, v)| v + raise(i)).collect();
+                    // A parameter of its own, not what came out of a sum.
+                    let tracked = bias.is_require_grad();
+                    let raised = Tensor::<1>::from_floats(raised.as_slice(), &bias.device());
+                    if tracked {
+                        raised.require_grad()
+                    } else {
+                        raised
+                    }
+                })
+            });
+        }
+        self
+    }
+
     /// A map `[N, H, W, channels]` to `[N, anchors, H, W, 5 + num_classes]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<5> {
         let x = tap("head", || forward_sequential(&self.head, x));
@@ -53,7 +78,7 @@ impl YoloHead {
 }
 
 /// Rows and columns of the grid.
-const GRID: usize = 7;
+pub(crate) const GRID: usize = 7;
 
 /// A backbone, and two linear layers that see its whole map and predict for every cell of a 7x7
 /// grid a few boxes (four coordinates and a confidence each) and one score a class.

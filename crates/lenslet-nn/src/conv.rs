@@ -240,13 +240,10 @@ pub struct ConvTranspose2d {
 impl ConvTranspose2d {
     /// `[N, H, W, in]` to `[N, H', W', out]` with `H' = (H - 1) * stride + k`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvTransposeOptions::new([self.stride; 2], [0; 2], [0; 2], [1; 2], 1);
-        let bias = Some(self.bias.val());
-        to_nhwc(conv_transpose2d(
-            to_nchw(x),
-            self.weight.val(),
-            bias,
-            options,
-        ))
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        cpu::conv_transpose2d(&x, &weight, &bias, self.stride).unwrap_or_else(|| {
+            let options = ConvTransposeOptions::new([self.stride; 2], [0; 2], [0; 2], [1; 2], 1);
+            to_nhwc(conv_transpose2d(to_nchw(x), weight, Some(bias), options))
+        })
     }
 }

@@ -74,6 +74,17 @@ pub enum Interpolation {
 
 /// `torch.nn.functional.interpolate` of feature maps `[N, H, W, C]` to `size` rows and columns.
 pub fn resize(x: Tensor<4>, size: [usize; 2], interpolation: Interpolation) -> Tensor<4> {
+    use lenslet_kernels::Interpolation as Kernel;
+    let kernel = match interpolation {
+        Interpolation::Nearest => Some(Kernel::Nearest),
+        Interpolation::Bilinear {
+            align_corners: false,
+        } => Some(Kernel::Bilinear),
+        _ => None,
+    };
+    if let Some(y) = kernel.and_then(|kernel| cpu::resize(&x, size, kernel)) {
+        return y;
+    }
     let (mode, align_corners) = match interpolation {
         Interpolation::Nearest => (InterpolateMode::Nearest, false),
         Interpolation::Bilinear { align_corners } => (InterpolateMode::Bilinear, align_corners),

@@ -5,6 +5,7 @@
 //! kept. Fused units run their parts one by one then, so that each part has an output to keep.
 //! [`trace`] tells which child is running.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,12 +39,12 @@ impl From<usize> for Name<'_> {
 }
 
 /// Where a forward pass is, for [`trace`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Step<'a> {
     /// The child of this name of the module that is running starts.
     Enter(&'a str),
-    /// The child that started last, and has not ended yet, ends.
-    Exit,
+    /// The child that started last, and has not ended yet, ends. What it returns, a `Tensor<D>`.
+    Exit(&'a dyn Any),
 }
 
 enum Recorder {
@@ -55,6 +56,21 @@ enum Recorder {
     },
     /// Tells when children start and end.
     Trace(Box<dyn FnMut(Step<'_>)>),
+    /// Keeps what a child returns, for gradients.
+    Probe {
+        wanted: String,
+        path: Vec<String>,
+        found: Option<Box<dyn Any>>,
+    },
+}
+
+/// What a module returned, and where its gradient will be.
+#[derive(Debug, Clone)]
+pub struct Probe<const D: usize> {
+    /// The output.
+    pub output: Tensor<D>,
+    /// Zeros that were added to the output: their gradient is the output's.
+    pub zeros: Tensor<D>,
 }
 
 impl Recorder {
@@ -68,12 +84,15 @@ impl Recorder {
             }
         };
         match self {
-            Recorder::Record { path, .. } => path.push(name.to_string()),
+            Recorder::Record { path, .. } | Recorder::Probe { path, .. } => {
+                path.push(name.to_string());
+            }
             Recorder::Trace(observe) => observe(Step::Enter(name)),
         }
     }
 
-    fn exit<const D: usize>(&mut self, output: &Tensor<D>) {
+    /// Gives what the child's caller sees.
+    fn exit<const D: usize>(&mut self, output: Tensor<D>) -> Tensor<D> {
         match self {
             Recorder::Record {
                 wanted,
@@ -86,8 +105,26 @@ impl Recorder {
                     found.insert(name, output.to_data());
                 }
             }
-            Recorder::Trace(observe) => observe(Step::Exit),
+            Recorder::Trace(observe) => observe(Step::Exit(&output)),
+            Recorder::Probe {
+                wanted,
+                path,
+                found,
+            } => {
+                let here = path.join(".") == *wanted;
+                path.pop();
+                if here {
+                    let zeros = Tensor::zeros(output.dims(), &output.device()).require_grad();
+                    let output = output + zeros.clone();
+                    *found = Some(Box::new(Probe {
+                        output: output.clone(),
+                        zeros,
+                    }));
+                    return output;
+                }
+            }
         }
+        output
     }
 }
 
@@ -111,8 +148,14 @@ pub fn tap<'a, const D: usize>(
     let name = name.into();
     with(|recorder| recorder.enter(name));
     let output = child();
-    with(|recorder| recorder.exit(&output));
-    output
+    match RECORDER.take() {
+        Some(mut recorder) => {
+            let output = recorder.exit(output);
+            RECORDER.set(Some(recorder));
+            output
+        }
+        None => output,
+    }
 }
 
 /// Runs `forward` and gives, beside its result, what the modules called `names` returned: feature
@@ -130,6 +173,21 @@ pub fn record<T>(
     match run(recorder, forward) {
         (result, Some(Recorder::Record { found, .. })) => (result, found),
         (result, _) => (result, BTreeMap::new()),
+    }
+}
+
+/// Runs `forward` on an autodiff device and gives, beside its result, what the module called `name`
+/// returned, to ask for gradients of it: `None` if no such module ran. What it is, is found out by
+/// trying: `downcast::<Probe<4>>` for feature maps `[N, H, W, C]`, `Probe<3>` for tokens.
+pub fn probe<T>(name: &str, forward: impl FnOnce() -> T) -> (T, Option<Box<dyn Any>>) {
+    let recorder = Recorder::Probe {
+        wanted: name.to_string(),
+        path: Vec::new(),
+        found: None,
+    };
+    match run(recorder, forward) {
+        (result, Some(Recorder::Probe { found, .. })) => (result, found),
+        (result, _) => (result, None),
     }
 }
 

@@ -111,6 +111,43 @@ pub struct Step {
     pub lr: [f64; 2],
 }
 
+/// `costs.json`: parameters and multiply-accumulates of a model for one picture.
+#[derive(Debug, Deserialize)]
+pub struct Costs {
+    /// `[1, C, H, W]`
+    pub input_shape: Vec<usize>,
+    /// Shape of the output.
+    pub output_shape: Vec<usize>,
+    /// Trained parameters, auxiliary classifiers included.
+    pub params: u64,
+    /// Multiply-accumulates.
+    pub macs: u64,
+    /// The same by kind.
+    pub macs_by_kind: MacsByKind,
+    /// Every call of a module without children, in order: name, class, shape of the output,
+    /// parameters, multiply-accumulates. (Attention is one module, its last projection included.)
+    #[serde(default)]
+    pub layers: Vec<(String, String, Vec<usize>, u64, u64)>,
+}
+
+/// Multiply-accumulates by kind.
+#[derive(Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct MacsByKind {
+    pub conv: u64,
+    pub linear: u64,
+    pub attention: u64,
+}
+
+/// Reads `costs.json`: by model, `NAME@SIDE` for another size of picture than the usual one.
+pub fn costs() -> BTreeMap<String, Costs> {
+    #[derive(Deserialize)]
+    struct File {
+        models: BTreeMap<String, Costs>,
+    }
+    read::<File>("", "costs").models
+}
+
 /// Names of all fixtures of a kind, sorted.
 pub fn names(kind: &str) -> Vec<String> {
     let dir = dir().join(kind);

@@ -2,12 +2,13 @@
 
 use lenslet_data::mix::Mix;
 use lenslet_data::transform::{RandAugment, RandomErasing};
-use lenslet_data::{Augment, Preprocess, Resize};
-use lenslet_models::{BuildOptions, Task, Variant, near_names, variant};
+use lenslet_data::{Augment, Joint, Preprocess, Resize};
+use lenslet_models::{BuildOptions, Task, Variant, grey, near_names, variant};
 use lenslet_nn::HeadKind;
 use serde::{Deserialize, Serialize};
 
-use crate::{Freeze, Optimizer, Rule, Schedule, TrainError};
+use crate::segment::PixelLoss;
+use crate::{EngineKind, Freeze, Optimizer, Rule, Schedule, TrainError};
 
 mod check;
 
@@ -23,10 +24,25 @@ pub enum OptimizerKind {
     Sgd,
 }
 
+/// How much training pictures are changed at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum AugmentKind {
+    /// Not at all
+    None,
+    /// Cut to at least a third of the picture, mirrored, a little brighter or darker
+    Light,
+    /// As the guide has it: cut to as little as a twelfth, mirrored, turned, recoloured
+    Guide,
+}
+
 /// Everything that decides the numbers of a run. Names and defaults are PyTorch's, or the guide's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainConfig {
+    /// What is learnt.
+    pub task: Task,
     /// Name of the variant.
     pub model: String,
     /// Side of the square that the model sees; the variant's own if `None`.
@@ -37,8 +53,13 @@ pub struct TrainConfig {
     pub weights: Option<String>,
     /// What does not train.
     pub freeze: Freeze,
+    /// Whether batch norms that train keep the statistics they came with.
+    pub freeze_norm_stats: bool,
     /// Passes over the training data.
     pub epochs: usize,
+    /// The first of them, in which the classifier trains alone on the features of the pictures as
+    /// they are (Kumar et al., 2022: a classifier that fits first distorts the features less).
+    pub head_epochs: usize,
     /// Samples a forward pass.
     pub batch_size: usize,
     /// Batches a step: their gradients are averaged.
@@ -71,8 +92,8 @@ pub struct TrainConfig {
     pub ema: Option<f64>,
     /// Epochs without a better validation accuracy after which the run ends.
     pub early_stopping: Option<usize>,
-    /// Whether training pictures are changed at random.
-    pub augment: bool,
+    /// How much training pictures are changed at random.
+    pub augment: AugmentKind,
     /// Whether RandAugment is done.
     pub randaugment: bool,
     /// Probability that a rectangle of a picture is erased.
@@ -83,6 +104,18 @@ pub struct TrainConfig {
     pub cutmix: f32,
     /// Whether a frozen backbone runs once a picture where it can.
     pub cache_features: bool,
+    /// What runs a frozen backbone, and the model on the held-out pictures.
+    pub engine: EngineKind,
+    /// What masks are learnt by.
+    pub pixel_loss: PixelLoss,
+    /// Range of the factor by which pictures with masks or boxes are enlarged at random.
+    pub scale: [f32; 2],
+    /// Probability that such a picture is mirrored.
+    pub hflip: f32,
+    /// Maps that an anchor detector finds boxes in.
+    pub scales: usize,
+    /// Anchors a map.
+    pub anchors: usize,
     /// Share of the pictures that may be unreadable.
     pub max_unreadable: f64,
     /// Decides first values, order and augmentation.
@@ -92,12 +125,15 @@ pub struct TrainConfig {
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
+            task: Task::Classification,
             model: "lenet5".into(),
             input_size: None,
             head: HeadKind::Own,
             weights: None,
             freeze: Freeze::None,
+            freeze_norm_stats: false,
             epochs: 30,
+            head_epochs: 0,
             batch_size: 64,
             accumulate: 1,
             lr: 2e-3,
@@ -114,12 +150,18 @@ impl Default for TrainConfig {
             class_weights: false,
             ema: None,
             early_stopping: None,
-            augment: true,
+            augment: AugmentKind::Guide,
             randaugment: false,
             random_erasing: 0.0,
             mixup: 0.0,
             cutmix: 0.0,
             cache_features: true,
+            engine: EngineKind::Compiled,
+            pixel_loss: PixelLoss::Both,
+            scale: Joint::default().scale,
+            hflip: 0.0,
+            scales: 2,
+            anchors: 3,
             max_unreadable: 0.05,
             seed: 0,
         }
@@ -127,10 +169,15 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// Defaults for photos: batches of 32, a tenth of the learning rate for a backbone that has
-    /// weights; where the backbone is frozen, the pictures as they are, so that it runs once.
-    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze) -> Self {
-        let frozen = freeze == Freeze::Backbone;
+    /// Defaults for photos: batches of 32.
+    ///
+    /// Where a frozen backbone has weights, the pictures as they are, so that it runs once. Where it
+    /// trains as well (fine-tuning): the classifier alone in the first third of `epochs`, then an
+    /// epoch of warm-up, half the learning rate and a tenth of that for the backbone, batch norms
+    /// with the statistics they came with, light random changes.
+    pub fn photos(model: &str, weights: Option<String>, freeze: Freeze, epochs: usize) -> Self {
+        let tuning = weights.is_some() && freeze != Freeze::Backbone;
+        let head_epochs = if tuning { epochs / 3 } else { 0 };
         Self {
             model: model.into(),
             head: if weights.is_some() {
@@ -139,30 +186,83 @@ impl TrainConfig {
                 HeadKind::Own
             },
             batch_size: 32,
+            epochs,
+            head_epochs,
+            warmup_epochs: usize::from(tuning && epochs > head_epochs + 1),
+            freeze_norm_stats: tuning,
             backbone_lr_mult: if weights.is_some() { 0.1 } else { 1.0 },
-            lr: if weights.is_some() { 2e-3 } else { 1e-3 },
-            augment: !frozen,
+            lr: match (&weights, tuning) {
+                (Some(_), false) => 2e-3,
+                _ => 1e-3,
+            },
+            augment: match (&weights, freeze) {
+                (None, _) => AugmentKind::Guide,
+                (Some(_), Freeze::Backbone) => AugmentKind::None,
+                (Some(_), _) => AugmentKind::Light,
+            },
             weights,
             freeze,
             ..Self::default()
         }
     }
 
+    /// Defaults for pictures with masks or boxes.
+    pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
+        let epochs = match task {
+            Task::Segmentation => 8,
+            _ => 15,
+        };
+        let photos = Self::photos(model, weights, freeze, epochs);
+        Self {
+            task,
+            head: HeadKind::Own,
+            head_epochs: 0,
+            batch_size: 8,
+            lr: 3e-3,
+            warmup_epochs: 1,
+            augment: AugmentKind::Guide,
+            ..photos
+        }
+    }
+
     /// The model's entry in the registry.
     ///
     /// # Errors
-    /// [`TrainError::UnknownModel`] with near names; [`TrainError::Setting`] for a model that is no
-    /// classifier.
+    /// [`TrainError::UnknownModel`] with near names; [`TrainError::Setting`] for a model that is for
+    /// another task.
     pub fn variant(&self) -> Result<&'static Variant, TrainError> {
         let variant = find_variant(&self.model)?;
-        if variant.task == Task::Classification {
+        if variant.task == self.task {
             return Ok(variant);
         }
+        let expected = match self.task {
+            Task::Classification => {
+                "it must be a model that classifies pictures; this one is for another task: say which with --task"
+            }
+            Task::Segmentation => "it must be one for segmentation, such as unet or unet_resnet18",
+            Task::Detection => "it must be one for detection, such as yolo or yolo_resnet18",
+        };
         Err(TrainError::Setting {
             setting: "--model",
             found: self.model.clone(),
-            expected: "it must be a model that classifies pictures; this one is for another task",
+            expected,
         })
+    }
+
+    /// What is done at random to training pictures whose masks or boxes follow.
+    pub fn joint(&self) -> Joint {
+        match self.augment {
+            AugmentKind::None => Joint {
+                scale: [1.0; 2],
+                horizontal_flip: 0.0,
+                color_jitter: None,
+            },
+            _ => Joint {
+                scale: self.scale,
+                horizontal_flip: self.hflip,
+                ..Joint::default()
+            },
+        }
     }
 
     /// How the model is built for `classes` classes. Auxiliary classifiers only help where the
@@ -182,7 +282,22 @@ impl TrainConfig {
     /// # Errors
     /// As [`TrainConfig::variant`].
     pub fn preprocess(&self) -> Result<Preprocess, TrainError> {
-        let usual = self.variant()?.preprocess;
+        let variant = self.variant()?;
+        let side = self.input_size.unwrap_or(variant.preprocess.crop[0]);
+        let usual = match (self.task, variant.input[0]) {
+            // The guide's U-Net has no preprocessing of its own.
+            (Task::Segmentation, 1) => grey(side),
+            (Task::Segmentation, _) => Preprocess {
+                resize: Resize::Keep,
+                ..variant.preprocess
+            },
+            (Task::Detection, _) => Preprocess {
+                resize: Resize::Letterbox([side; 2]),
+                crop: [side; 2],
+                ..variant.preprocess
+            },
+            _ => variant.preprocess,
+        };
         Ok(match self.input_size {
             Some(size) => at_size(usual, size),
             None => usual,
@@ -195,9 +310,10 @@ impl TrainConfig {
     /// As [`TrainConfig::variant`].
     pub fn augmentation(&self) -> Result<Option<Augment>, TrainError> {
         let mut augment = match (self.augment, self.variant()?.input[0]) {
-            (false, _) => Augment::default(),
-            (true, 1) => Augment::digits(),
-            (true, _) => Augment::photos(),
+            (AugmentKind::None, _) => Augment::default(),
+            (_, 1) => Augment::digits(),
+            (AugmentKind::Light, _) => Augment::photos_light(),
+            (AugmentKind::Guide, _) => Augment::photos(),
         };
         augment.rand_augment = self.randaugment.then(RandAugment::default);
         augment.random_erasing = (self.random_erasing > 0.0).then(|| RandomErasing {
@@ -243,6 +359,7 @@ pub fn at_size(usual: Preprocess, side: usize) -> Preprocess {
             Resize::Keep => Resize::Keep,
             Resize::ShortSide(n) => Resize::ShortSide(scaled(n, height.min(width))),
             Resize::Exact([h, w]) => Resize::Exact([scaled(h, height), scaled(w, width)]),
+            Resize::Letterbox(_) => Resize::Letterbox([side; 2]),
         },
         crop: [side; 2],
         ..usual

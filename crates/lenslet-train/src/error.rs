@@ -88,6 +88,9 @@ pub enum TrainError {
         /// The run's folder.
         run: PathBuf,
     },
+    /// A model that cannot be compiled.
+    #[error("{0}. Layer by layer it may run: --engine eager")]
+    Engine(#[from] lenslet_engine::EngineError),
     /// From the data.
     #[error(transparent)]
     Data(#[from] lenslet_data::DataError),
@@ -108,6 +111,7 @@ fn cure(error: &std::io::Error) -> &'static str {
         PermissionDenied | ReadOnlyFilesystem => {
             "; check its permissions or choose another place with --output"
         }
+        NotFound => "; check the path",
         NotADirectory => "; a part of that path is a file, choose another place with --output",
         _ => "",
     }

@@ -6,9 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_data::Loader;
 use lenslet_models::{ImageModel, Model};
 
-use crate::TrainError;
 use crate::metrics::softmax;
 use crate::tally::{Evaluation, SkippedFile, Tally};
+use crate::{Runner, TrainError};
 
 /// What is averaged over when a model looks at a picture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,45 +32,43 @@ pub(crate) fn forward(
     model.forward(x).into_data().iter::<f32>().collect()
 }
 
-/// As [`forward`], with the averaging of `test_time`: then the values are logarithms of
-/// probabilities, which are logits as well.
-pub(crate) fn forward_averaged(
-    model: &Model,
+/// What `runner` makes of one batch, with the averaging of `test_time`: then the values are
+/// logarithms of probabilities, which are logits as well.
+pub(crate) fn run_averaged(
+    runner: &Runner,
     images: Vec<f32>,
     shape: [usize; 4],
-    device: &Device,
     test_time: TestTime,
-) -> Vec<f32> {
+) -> Result<Vec<f32>, TrainError> {
     if test_time == TestTime::None {
-        return forward(model, images, shape, device);
+        return runner.run(images, shape);
     }
     let mut mirrored = images.clone();
     for row in mirrored.chunks_exact_mut(shape[3]) {
         row.reverse();
     }
-    let plain = forward(model, images, shape, device);
-    let mirrored = forward(model, mirrored, shape, device);
+    let plain = runner.run(images, shape)?;
+    let mirrored = runner.run(mirrored, shape)?;
     let classes = plain.len() / shape[0].max(1);
     let rows = plain
         .chunks_exact(classes)
         .zip(mirrored.chunks_exact(classes));
-    rows.flat_map(|(a, b)| {
+    let averaged = rows.flat_map(|(a, b)| {
         let (a, b) = (softmax(a), softmax(b));
         let mean = |(a, b): (f64, f64)| ((a + b) / 2.0).max(f64::MIN_POSITIVE).ln() as f32;
         a.into_iter().zip(b).map(mean).collect::<Vec<f32>>()
-    })
-    .collect()
+    });
+    Ok(averaged.collect())
 }
 
-/// Runs a model in evaluation mode over everything in `loader`; `None` when `stop` was raised.
-/// `progress` is told the number of pictures done.
+/// Runs a model over everything in `loader`; `None` when `stop` was raised. `progress` is told the
+/// number of pictures done.
 ///
 /// # Errors
 /// When a picture cannot be read and the loader does not skip such.
 pub fn evaluate(
-    model: &Model,
+    runner: &Runner,
     loader: &Loader,
-    device: &Device,
     test_time: TestTime,
     progress: &mut dyn FnMut(usize),
     stop: &AtomicBool,
@@ -82,7 +80,7 @@ pub fn evaluate(
             return Ok(None);
         }
         let batch = batch?;
-        let logits = forward_averaged(model, batch.images, batch.shape, device, test_time);
+        let logits = run_averaged(runner, batch.images, batch.shape, test_time)?;
         tally.add(&logits, &batch.labels, &batch.indices);
         progress(tally.samples());
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model_file::{FORMAT, read_tensors, write_tensors};
 use crate::step::Input;
 use crate::tally::{Evaluation, SkippedFile, Tally};
-use crate::{Parts, TrainError};
+use crate::{EngineKind, Parts, Runner, TrainError};
 
 /// The features of one dataset, sample by sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,23 +37,14 @@ struct Header {
 
 const KIND: &str = "file of cached features";
 
-/// The frozen part of a model on pictures `[N, C, H, W]`: `[N * features]`. Every use of a frozen
-/// backbone goes through here.
-fn run_frozen(model: &Model, images: Vec<f32>, shape: [usize; 4], device: &Device) -> Vec<f32> {
-    let x = Tensor::<4>::from_data(TensorData::new(images, shape), device);
-    model.embed(x).into_data().iter::<f32>().collect()
-}
-
 impl FeatureSet {
-    /// Runs the frozen part of `model`, which must be in evaluation mode, over everything in
-    /// `loader`; `None` when `stop` was raised.
+    /// Runs the frozen part of a model over everything in `loader`; `None` when `stop` was raised.
     ///
     /// # Errors
     /// As the loader's batches.
     pub fn compute(
-        model: &Model,
+        frozen: &Runner,
         loader: &Loader,
-        device: &Device,
         progress: &mut dyn FnMut(usize),
         stop: &AtomicBool,
     ) -> Result<Option<Self>, TrainError> {
@@ -72,7 +63,7 @@ impl FeatureSet {
             }
             let batch = batch?;
             done += batch.len();
-            let features = run_frozen(model, batch.images, batch.shape, device);
+            let features = frozen.run(batch.images, batch.shape)?;
             if set.width == 0 {
                 set.width = features.len() / batch.shape[0];
                 set.values = vec![0.0; samples * set.width];
@@ -134,10 +125,18 @@ impl FeatureSet {
     }
 }
 
-/// What decides the features: data, preprocessing and frozen weights.
-pub(crate) fn key(data: &str, preprocess: &str, model: &Model, parts: &Parts) -> String {
+/// What decides the features: data, preprocessing, frozen weights, and in the last digits what
+/// runs them.
+pub(crate) fn key(
+    data: &str,
+    preprocess: &str,
+    engine: EngineKind,
+    model: &Model,
+    parts: &Parts,
+) -> String {
     let mut print = Fingerprint::default();
     print.add(data.as_bytes());
+    print.add(format!("{engine:?}").as_bytes());
     print.add(preprocess.as_bytes());
     for (name, tensor) in state_dict(&model.valid()) {
         if parts.part(&name) < parts.stages() {

@@ -101,6 +101,11 @@ impl Parts {
         }
     }
 
+    /// Whether a tensor trains.
+    pub fn trains(&self, tensor: &str, freeze: Freeze) -> bool {
+        self.part(tensor) >= self.first(freeze)
+    }
+
     /// How much of each part trains.
     pub fn sizes(&self, freeze: Freeze) -> Vec<PartSize> {
         let first = self.first(freeze);
@@ -114,23 +119,41 @@ impl Parts {
             .collect()
     }
 
-    /// Freezes `model`: parameters get no gradients, batch norms keep their statistics, dropout and
-    /// stochastic depth are off.
+    /// Whether a model with these stages can be frozen like that.
     ///
     /// # Errors
     /// [`TrainError::Setting`] when more stages are to train than there are.
-    pub fn freeze(&self, model: Model, freeze: Freeze) -> Result<Model, TrainError> {
-        if let Freeze::AllBut(stages) = freeze
-            && stages > self.stages()
-        {
-            return Err(TrainError::Setting {
+    pub fn check(&self, freeze: Freeze) -> Result<(), TrainError> {
+        match freeze {
+            Freeze::AllBut(stages) if stages > self.stages() => Err(TrainError::Setting {
                 setting: "--unfreeze",
                 found: format!("{stages}, and the model has {} stages", self.stages()),
                 expected: "it must be at most the number of stages; --freeze none trains everything",
-            });
+            }),
+            _ => Ok(()),
         }
+    }
+
+    /// Freezes `model`: parameters get no gradients, batch norms keep their statistics, dropout and
+    /// stochastic depth are off. With `norm_stats`, all batch norms keep their statistics.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] when more stages are to train than there are.
+    pub fn freeze(
+        &self,
+        model: Model,
+        freeze: Freeze,
+        norm_stats: bool,
+    ) -> Result<Model, TrainError> {
+        self.check(freeze)?;
         let first = self.first(freeze);
-        let frozen = self.of.iter().filter(|(_, part)| **part < first);
+        // A batch norm is known by its running statistics.
+        let keeps_stats = |name: &str| {
+            let norm = name.strip_suffix("training");
+            norm.is_some_and(|norm| self.of.contains_key(&format!("{norm}running_mean")))
+        };
+        let frozen = (self.of.iter())
+            .filter(|(name, part)| **part < first || norm_stats && keeps_stats(name));
         Ok(model.map(&mut Freezer {
             path: ModulePath::default(),
             frozen: frozen.map(|(name, _)| name.as_str()).collect(),

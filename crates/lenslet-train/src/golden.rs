@@ -62,15 +62,24 @@ pub fn record_golden(
     let readable = |index| Some((index, dataset.get(index).ok()?.image));
     let firsts = (0..classes).filter_map(|class| of(class).find_map(readable));
     firsts
-        .map(|(index, image)| {
-            let image = shrunk(image)?;
-            Ok(Golden {
-                id: dataset.id(index),
-                png: BASE64_STANDARD.encode(image.to_png()?),
-                logits: logits(model, preprocess, image, device)?,
-            })
-        })
+        .map(|(index, image)| golden_of(model, preprocess, dataset.id(index), image, device))
         .collect()
+}
+
+/// A picture and what the model makes of it.
+pub(crate) fn golden_of(
+    model: &Model,
+    preprocess: &Preprocess,
+    id: String,
+    image: Image,
+    device: &Device,
+) -> Result<Golden, TrainError> {
+    let image = shrunk(image)?;
+    Ok(Golden {
+        id,
+        png: BASE64_STANDARD.encode(image.to_png()?),
+        logits: logits(model, preprocess, image, device)?,
+    })
 }
 
 /// A photo at a size that a model file can carry.

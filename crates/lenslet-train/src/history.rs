@@ -1,5 +1,6 @@
 //! The course of a run: records, CSV and curves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -14,12 +15,17 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// Mean cross entropy of the training batches while they were trained on.
     pub train_loss: f64,
-    /// Share of training samples that were right while they were trained on.
+    /// Share of training samples that were right while they were trained on; of their pixels where
+    /// masks are learnt, 0 where boxes are.
     pub train_acc: f64,
     /// Mean cross entropy on the held-out data.
     pub val_loss: f64,
-    /// Share of held-out samples that were right.
+    /// What the best epoch is chosen by: the share of held-out samples that were right; where masks are
+    /// learnt the mean IoU, where boxes are the mean average precision at an overlap of 0.5.
     pub val_acc: f64,
+    /// Other measures of the held-out data by name, where the task has such.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measures: BTreeMap<String, f64>,
     /// Learning rates used.
     pub lr: GroupRates,
     /// Training samples a second, without the validation.
@@ -29,6 +35,17 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
+    /// What people call [`EpochRecord::val_acc`].
+    pub fn chief(&self) -> &'static str {
+        if self.measures.contains_key("miou") {
+            "mean IoU"
+        } else if self.measures.contains_key("map50") {
+            "mAP@0.5"
+        } else {
+            "accuracy"
+        }
+    }
+
     /// Whether this epoch's model is the one to keep of the two: more held-out pictures right, or as
     /// many with a lower loss.
     pub fn is_better_than(&self, other: &Self) -> bool {
@@ -49,11 +66,17 @@ pub struct GroupRates {
 /// The history as CSV with a header.
 pub fn history_csv(history: &[EpochRecord]) -> String {
     let mut text = String::from(
-        "epoch,train_loss,train_acc,val_loss,val_acc,lr_head,lr_backbone,images_per_s,seconds\n",
+        "epoch,train_loss,train_acc,val_loss,val_acc,lr_head,lr_backbone,images_per_s,seconds",
     );
+    let names = history.first().map(|r| r.measures.keys());
+    names.into_iter().flatten().for_each(|name| {
+        text.push(',');
+        text += name;
+    });
+    text.push('\n');
     for r in history {
         text += &format!(
-            "{},{},{},{},{},{},{},{:.1},{:.3}\n",
+            "{},{},{},{},{},{},{},{:.1},{:.3}",
             r.epoch,
             r.train_loss,
             r.train_acc,
@@ -64,6 +87,10 @@ pub fn history_csv(history: &[EpochRecord]) -> String {
             r.images_per_s,
             r.seconds
         );
+        for value in r.measures.values() {
+            text += &format!(",{value}");
+        }
+        text.push('\n');
     }
     text
 }
@@ -101,10 +128,16 @@ fn draw(
     let losses: Vec<_> = history.iter().map(|r| (r.train_loss, r.val_loss)).collect();
     let accuracies: Vec<_> = history
         .iter()
-        .map(|r| (percent(r.train_acc), percent(r.val_acc)))
+        .map(|r| {
+            let val = percent(r.val_acc);
+            // While they are trained on, only classes are judged by the measure that is drawn.
+            let alike = r.measures.is_empty();
+            (if alike { percent(r.train_acc) } else { val }, val)
+        })
         .collect();
     panel(&panels[0], "loss", &losses, true)?;
-    panel(&panels[1], "accuracy, %", &accuracies, false)?;
+    let chief = history.first().map_or("accuracy", EpochRecord::chief);
+    panel(&panels[1], &format!("{chief}, %"), &accuracies, false)?;
     root.present()?;
     Ok(())
 }

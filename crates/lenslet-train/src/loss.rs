@@ -1,8 +1,14 @@
 //! Cross entropy.
 
 use burn::tensor::activation::log_softmax;
+use std::sync::Arc;
+
 use burn::tensor::{Tensor, TensorData};
+use lenslet_data::boxes::BoxLabel;
 use lenslet_nn::cross_entropy;
+
+use crate::detect::AnchorSpec;
+use crate::segment::PixelLoss;
 
 /// What a batch is to be recognised as.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +18,17 @@ pub enum Target {
     /// Shares of all classes, row by row `[N * classes]`, each row adding up to 1; a smoothing of
     /// labels is in them.
     Shares(Vec<f32>),
+    /// The class of every pixel, image after image, and what they are learnt by.
+    Masks(Vec<u8>, PixelLoss),
+    /// The boxes in each image, in pixels of the input, and what the detector's numbers mean.
+    Boxes(Vec<Vec<BoxLabel>>, Arc<AnchorSpec>),
+}
+
+impl Target {
+    /// Whether it is one class an image, or shares of classes.
+    pub fn is_classes(&self) -> bool {
+        matches!(self, Self::Classes(_) | Self::Shares(_))
+    }
 }
 
 /// `torch.nn.CrossEntropyLoss`: the mean over a batch.
@@ -51,6 +68,9 @@ impl Criterion {
                     }
                 }
                 weighted(logits, shares, n as f32)
+            }
+            (Target::Masks(..) | Target::Boxes(..), _) => {
+                unreachable!("the loss of masks and boxes is not of one vector an image")
             }
         }
     }

@@ -9,9 +9,9 @@ use lenslet_data::{DataError, FileDataset, Loader, LoaderConfig, OnUnreadable, d
 use lenslet_models::Model;
 use serde::Serialize;
 
-use crate::evaluate::{forward, forward_averaged};
+use crate::evaluate::{forward, run_averaged};
 use crate::metrics::{softmax, top_k};
-use crate::{ModelInfo, TestTime, TrainError, load_model};
+use crate::{EngineKind, ModelInfo, Runner, TestTime, TrainError, even_batch, load_model};
 
 /// A class and how likely it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,10 +29,12 @@ pub struct Predicting {
     pub top: usize,
     /// What is averaged over.
     pub test_time: TestTime,
-    /// Pictures a call; bounds the memory.
+    /// Pictures a call at most; bounds the memory.
     pub batch_size: usize,
     /// Threads that decode.
     pub threads: usize,
+    /// What runs the model.
+    pub engine: EngineKind,
 }
 
 /// Who is told what a picture shows, or why it could not be read.
@@ -101,9 +103,12 @@ impl Predictor {
         each: &mut EachPicture<'_, E>,
         stop: &AtomicBool,
     ) -> Result<bool, E> {
+        let batch = even_batch(files.len(), how.batch_size);
+        let [c, h, w] = self.info.preprocess.output_shape();
+        let runner = Runner::logits(how.engine, &self.model, [batch, c, h, w], &self.device)?;
         let dataset = Arc::new(FileDataset::unlabelled(files));
         let settings = LoaderConfig {
-            batch_size: how.batch_size,
+            batch_size: batch,
             workers: how.threads,
             on_unreadable: OnUnreadable::Skip { limit: 1.0 },
             ..LoaderConfig::default()
@@ -122,13 +127,7 @@ impl Predictor {
                 return Ok(true);
             };
             let batch = batch.map_err(TrainError::from)?;
-            let logits = forward_averaged(
-                &self.model,
-                batch.images,
-                batch.shape,
-                &self.device,
-                how.test_time,
-            );
+            let logits = run_averaged(&runner, batch.images, batch.shape, how.test_time)?;
             let rows = logits.chunks_exact(self.info.classes.len());
             for (row, &index) in rows.zip(&batch.indices) {
                 each(path(index), Ok(self.best(row, how.top)))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lenslet_data::Preprocess;
-use lenslet_models::{Auxiliary, BuildOptions, Classes, LoadOptions, Model};
+use lenslet_models::{Auxiliary, BuildOptions, Classes, LoadOptions, Model, Task};
 use lenslet_nn::Init;
 use lenslet_weights::Weights;
 
@@ -74,10 +74,11 @@ impl Pretrained {
         self,
         config: &TrainConfig,
         classes: usize,
+        anchors: Vec<Vec<[f32; 2]>>,
         init: &mut Init,
     ) -> Result<Start, TrainError> {
         let variant = config.variant()?;
-        let mut build = config.build_options(classes);
+        let mut build = config.build_options(classes).with_anchors(anchors);
         if let Some(stored) = self.build {
             build = build
                 .with_tensorflow(stored.tensorflow)
@@ -111,7 +112,20 @@ impl Pretrained {
                 expected: "it must be the size that the weights are for; leave it out",
             });
         }
-        let usual = self.preprocess.unwrap_or(variant.preprocess);
+        let usual = match (config.task, self.preprocess) {
+            (Task::Classification, stored) => stored.unwrap_or(variant.preprocess),
+            // The weights' colours in the task's geometry.
+            (_, stored) => {
+                let own = config.preprocess()?;
+                let stored = stored.filter(|s| s.channels == own.channels).unwrap_or(own);
+                Preprocess {
+                    mean: stored.mean,
+                    std: stored.std,
+                    interpolation: stored.interpolation,
+                    ..own
+                }
+            }
+        };
         Ok(Start {
             model: loaded.model,
             preprocess: match config.input_size.or(laid_out) {

@@ -58,8 +58,8 @@ pub struct Progress {
     pub step: u64,
     /// Sum of the losses of the samples of the epoch under way.
     pub loss_sum: f64,
-    /// Samples of the epoch under way that were right.
-    pub correct: usize,
+    /// Samples of the epoch under way that were right, of masks the shares that were.
+    pub correct: f64,
     /// Samples of the epoch under way that were seen.
     pub seen: usize,
     /// Seconds spent in the epoch under way.
@@ -88,7 +88,9 @@ impl Progress {
             }
         }
         let patience = config.early_stopping.unwrap_or(usize::MAX);
-        self.epoch >= config.epochs || self.epoch.saturating_sub(highest.0) >= patience
+        // While the classifier trains alone nothing is lost by going on.
+        let since = highest.0.max(config.head_epochs);
+        self.epoch >= config.epochs || self.epoch.saturating_sub(since) >= patience
     }
 
     /// Remembers pictures that could not be read, each once.

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lenslet_data::boxes::{self, BoxSet};
+use lenslet_data::masks::{self, MaskSet};
 use lenslet_data::{DataError, Dataset, FileDataset, Fingerprint, folder, mnist, table};
+use lenslet_models::Task;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -23,6 +26,46 @@ pub enum DataSource {
     Folder(Files),
     /// A CSV of paths and classes.
     Table(Files),
+    /// A folder of pictures with masks.
+    Masks(Files),
+    /// A folder of pictures with boxes.
+    Boxes(Files),
+}
+
+/// What a source holds: a training part, and one that is held out.
+pub enum Data {
+    /// Pictures of a class each.
+    Classes(Split),
+    /// Pictures with masks.
+    Masks([MaskSet; 2]),
+    /// Pictures with boxes.
+    Boxes([BoxSet; 2]),
+}
+
+impl Data {
+    /// The names of the classes, in order.
+    pub fn classes(&self) -> &[String] {
+        match self {
+            Self::Classes(split) => split.train.class_names(),
+            Self::Masks([train, _]) => train.classes(),
+            Self::Boxes([train, _]) => train.classes(),
+        }
+    }
+
+    /// A text that changes when the data do.
+    ///
+    /// # Errors
+    /// When data cannot be read.
+    pub fn fingerprint(&self) -> Result<String, DataError> {
+        let parts = match self {
+            Self::Classes(split) => return split.fingerprint(),
+            Self::Masks(sets) => sets.each_ref().map(MaskSet::fingerprint),
+            Self::Boxes(sets) => sets.each_ref().map(BoxSet::fingerprint),
+        };
+        let mut print = Fingerprint::default();
+        parts.iter().for_each(|part| print.add(part.as_bytes()));
+        Ok(print.text())
+    }
 }
 
 /// Picture files and how some of them are held out.
@@ -99,9 +142,104 @@ impl DataSource {
         }
     }
 
+    /// The source of pictures with masks or with boxes in the folder `path`.
+    ///
+    /// # Errors
+    /// When it is no folder, or `task` is classification.
+    pub fn for_task(
+        task: Task,
+        path: &Path,
+        val_split: Option<f64>,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let meta = std::fs::metadata(path).map_err(TrainError::io("read", path))?;
+        let files = Files {
+            path: path.to_path_buf(),
+            val_split,
+            seed,
+        };
+        match task {
+            Task::Classification => Self::at(path, val_split, seed),
+            _ if !meta.is_dir() => Err(TrainError::Mismatch(format!(
+                "{} is a file; name the folder of pictures with masks or boxes",
+                path.display()
+            ))),
+            Task::Segmentation => Ok(Self::Masks(files)),
+            Task::Detection => Ok(Self::Boxes(files)),
+        }
+    }
+
+    /// What is to be learnt of it.
+    pub fn task(&self) -> Task {
+        match self {
+            Self::Masks(_) => Task::Segmentation,
+            Self::Boxes(_) => Task::Detection,
+            _ => Task::Classification,
+        }
+    }
+
+    /// Opens the training and the validation part, whatever the task.
+    ///
+    /// # Errors
+    /// As [`DataSource::open`].
+    pub fn data(&self) -> Result<Data, TrainError> {
+        match self {
+            Self::Masks(files) => {
+                let splits = masks::open(&files.path)?;
+                files.refuse_share(splits.val.is_some())?;
+                Ok(Data::Masks(match splits.val {
+                    Some(val) => [splits.train, val],
+                    None => splits.train.split(files.share(), files.seed)?.into(),
+                }))
+            }
+            Self::Boxes(files) => {
+                let splits = boxes::open(&files.path)?;
+                files.refuse_share(splits.val.is_some())?;
+                Ok(Data::Boxes(match splits.val {
+                    Some(val) => [splits.train, val],
+                    None => splits.train.split(files.share(), files.seed)?.into(),
+                }))
+            }
+            _ => Ok(Data::Classes(self.open()?)),
+        }
+    }
+
+    /// Opens one part of pictures with masks, with the classes of a trained model.
+    ///
+    /// # Errors
+    /// As [`DataSource::open`], and when the data have other classes than the model.
+    pub fn masks(&self, part: Part, classes: &[String]) -> Result<MaskSet, TrainError> {
+        let Self::Masks(files) = self else {
+            return Err(self.wrong_task());
+        };
+        let splits = masks::open(&files.path)?;
+        let named = splits.named;
+        let whole = (splits.train, splits.val, splits.test);
+        let set = files.choose(part, whole, |set| set.split(files.share(), files.seed))?;
+        Ok(set.with_classes(classes, named)?)
+    }
+
+    /// Opens one part of pictures with boxes, with the classes of a trained model.
+    ///
+    /// # Errors
+    /// As [`DataSource::open`], and when the data have classes that the model does not.
+    pub fn boxes(&self, part: Part, classes: &[String]) -> Result<BoxSet, TrainError> {
+        let Self::Boxes(files) = self else {
+            return Err(self.wrong_task());
+        };
+        let splits = boxes::open(&files.path)?;
+        let whole = (splits.train, splits.val, splits.test);
+        let set = files.choose(part, whole, |set| set.split(files.share(), files.seed))?;
+        Ok(set.with_classes(classes)?)
+    }
+
+    fn wrong_task(&self) -> TrainError {
+        TrainError::Mismatch(format!("{self} is not for this model's task"))
+    }
+
     /// Whether the pictures are files of their own.
     pub fn is_files(&self) -> bool {
-        matches!(self, Self::Folder(_) | Self::Table(_))
+        !matches!(self, Self::Embedded | Self::Idx(_))
     }
 
     /// Opens the training and the validation part.
@@ -132,6 +270,7 @@ impl DataSource {
                 }
             }
             Self::Table(files) => files.divide(&table::open(&files.path)?),
+            Self::Masks(_) | Self::Boxes(_) => Err(self.wrong_task()),
         }
     }
 
@@ -162,6 +301,7 @@ impl DataSource {
             }
             Self::Folder(files) => (files, true),
             Self::Table(files) => (files, false),
+            Self::Masks(_) | Self::Boxes(_) => return Err(self.wrong_task()),
         };
         let all = if folder {
             let scan = folder::scan(&files.path)?;
@@ -201,6 +341,8 @@ impl DataSource {
         match self {
             Self::Folder(files) => Self::Folder(settle(files)),
             Self::Table(files) => Self::Table(settle(files)),
+            Self::Masks(files) => Self::Masks(settle(files)),
+            Self::Boxes(files) => Self::Boxes(settle(files)),
             other => other.clone(),
         }
     }
@@ -214,6 +356,8 @@ impl DataSource {
             Self::Embedded | Self::Idx(_) => true,
             Self::Folder(files) => folder::scan(&files.path)?.dataset("all").is_none(),
             Self::Table(_) => false,
+            Self::Masks(files) => masks::open(&files.path)?.val.is_some(),
+            Self::Boxes(files) => boxes::open(&files.path)?.val.is_some(),
         })
     }
 }
@@ -230,6 +374,48 @@ fn known(files: FileDataset, classes: &[String], path: &Path) -> Result<FileData
 }
 
 impl Files {
+    fn share(&self) -> f64 {
+        self.val_split.unwrap_or(HELD_OUT)
+    }
+
+    /// A share to hold out makes no sense where the data are divided.
+    fn refuse_share(&self, divided: bool) -> Result<(), TrainError> {
+        match self.val_split {
+            Some(share) if divided => Err(TrainError::Setting {
+                setting: "--val-split",
+                found: share.to_string(),
+                expected: "the data are divided already; leave it out",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// One part of data that may be divided; of undivided data what the run held out, or all of them
+    /// where it held nothing of them out.
+    fn choose<T>(
+        &self,
+        part: Part,
+        (train, val, test): (T, Option<T>, Option<T>),
+        split: impl FnOnce(&T) -> Result<(T, T), DataError>,
+    ) -> Result<T, TrainError> {
+        let missing = || {
+            TrainError::Mismatch(format!(
+                "{} has no such part; measure another one with --split",
+                self.path.display()
+            ))
+        };
+        match (part, val) {
+            (Part::Test, _) => test.ok_or_else(missing),
+            (Part::Train, Some(_)) => Ok(train),
+            (Part::Val, Some(val)) => Ok(val),
+            (_, None) if self.val_split.is_none() => Ok(train),
+            (part, None) => {
+                let (train, val) = split(&train)?;
+                Ok(if part == Part::Val { val } else { train })
+            }
+        }
+    }
+
     fn divide(&self, all: &FileDataset) -> Result<Split, TrainError> {
         let (train, val) = all.split(self.val_split.unwrap_or(HELD_OUT), self.seed)?;
         Ok(Split {
@@ -244,7 +430,10 @@ impl std::fmt::Display for DataSource {
         match self {
             DataSource::Embedded => f.write_str("the embedded MNIST sample"),
             DataSource::Idx(path) => write!(f, "{}", path.display()),
-            DataSource::Folder(files) | DataSource::Table(files) => {
+            DataSource::Folder(files)
+            | DataSource::Table(files)
+            | DataSource::Masks(files)
+            | DataSource::Boxes(files) => {
                 write!(f, "{}", files.path.display())
             }
         }

@@ -1,8 +1,11 @@
 //! One training step.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use lenslet_models::{ImageModel, Model};
+use lenslet_models::{ImageModel, Model, Output};
+use lenslet_nn::to_nhwc;
 
+use crate::detect::{LossValue, Raw};
+use crate::segment::pixel_loss;
 use crate::{Criterion, NamedGradients, Optimizer, Target};
 
 /// Weight of each auxiliary classifier's loss (Szegedy et al., 2014, section 5).
@@ -23,8 +26,10 @@ pub struct Backward {
     pub loss: f64,
     /// Gradients; `None` where the loss is not finite.
     pub gradients: Option<NamedGradients>,
-    /// `[N * classes]`.
+    /// `[N * classes]`; empty for masks and boxes.
     pub logits: Vec<f32>,
+    /// Share of pixels that were right, for masks.
+    pub right: Option<f64>,
 }
 
 /// Forward, loss (with those of auxiliary classifiers), backward.
@@ -36,6 +41,10 @@ pub fn backward(
     device: &Device,
 ) -> Backward {
     let (output, auxiliary) = match input {
+        Input::Pictures(values, shape) if !target.is_classes() => {
+            let x = Tensor::<4>::from_data(TensorData::new(values, shape), device);
+            return backward_of(model, model.output(x), target, criterion);
+        }
         Input::Pictures(values, shape) => {
             let x = Tensor::<4>::from_data(TensorData::new(values, shape), device);
             model.forward_aux(x)
@@ -60,6 +69,58 @@ pub fn backward(
         loss: value,
         gradients,
         logits,
+        right: None,
+    }
+}
+
+/// Loss and backward pass for masks and boxes, whose losses come with their gradients: the sum of the
+/// outputs, each times its gradient, has the same derivatives.
+fn backward_of(model: &Model, output: Output, target: &Target, criterion: &Criterion) -> Backward {
+    let device = output.device();
+    fn product<const D: usize>(tensor: Tensor<D>, gradient: Vec<f32>) -> Tensor<1> {
+        let gradient = TensorData::new(gradient, tensor.dims());
+        let gradient = Tensor::<D>::from_data(gradient, &tensor.device());
+        (tensor * gradient).sum()
+    }
+    let none = || Tensor::<1>::zeros([1], &device);
+    let (loss, right, surrogate) = match (target, output) {
+        (Target::Masks(labels, kind), Output::Map(map)) => {
+            let map = to_nhwc(map);
+            let classes = map.dims()[3];
+            let logits: Vec<f32> = map.to_data().iter::<f32>().collect();
+            let weights = criterion.class_weights.as_deref();
+            let value = pixel_loss(*kind, &logits, labels, classes, weights);
+            let right = value.right as f64 / value.pixels.max(1) as f64;
+            (value.loss, Some(right), product(map, value.gradient))
+        }
+        (Target::Boxes(boxes, spec), output) => match Raw::of(&output) {
+            Ok(raw) => {
+                let LossValue { loss, gradients } = raw.loss(spec, boxes);
+                let mut gradients = gradients.into_iter();
+                let mut next = || gradients.next().unwrap_or_default();
+                let sum = match output {
+                    Output::Anchors(scales) => scales
+                        .into_iter()
+                        .map(|scale| product(scale, next()))
+                        .reduce(|a, b| a + b),
+                    Output::Grid(grid) => Some(product(grid, next())),
+                    _ => None,
+                };
+                (loss, None, sum.unwrap_or_else(none))
+            }
+            Err(_) => (f64::NAN, None, none()),
+        },
+        // Trainers and users check a model's task before they train it.
+        _ => (f64::NAN, None, none()),
+    };
+    let gradients = loss
+        .is_finite()
+        .then(|| NamedGradients::of(model, surrogate.backward()));
+    Backward {
+        loss,
+        gradients,
+        logits: Vec::new(),
+        right,
     }
 }
 

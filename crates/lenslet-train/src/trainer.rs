@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
 use burn::tensor::Device;
-use lenslet_data::{Loader, Preprocess};
+use lenslet_data::{DataError, Dataset, Image, Preprocess, Sample};
 use lenslet_models::{Model, Variant};
 use lenslet_nn::Init;
 
@@ -13,17 +13,24 @@ use crate::features::FeatureSet;
 use crate::files::write_atomic;
 use crate::run::{Checkpoint, Progress, RunConfig, RunDir};
 use crate::{
-    Criterion, Ema, EpochRecord, Evaluation, Optimizer, PartSize, Parts, Pretrained, ReportSource,
-    SkippedFile, TestTime, TrainError, evaluate, load_model, write_report,
+    Criterion, Ema, EngineKind, EpochRecord, Freeze, Measured, Optimizer, PartSize, Parts,
+    Pretrained, ReportSource, Runner, SkippedFile, TestTime, TrainError, evaluate, even_batch,
+    load_model, write_report,
 };
 
 mod epoch;
 mod feed;
 mod find_rate;
 mod setup;
+mod work;
 
 pub use find_rate::FoundRate;
 use setup::Prepared;
+use work::{Work, settle};
+
+/// Held-out pictures from which on compiling a model anew for every epoch takes less time than it
+/// saves.
+const COMPILED_FROM: usize = 64;
 
 /// Who is told how a run goes.
 pub trait Observer {
@@ -57,7 +64,7 @@ pub struct Summary {
     /// The epoch with the best validation accuracy, whose weights are in the model file.
     pub best: EpochRecord,
     /// That model on the validation data.
-    pub evaluation: Evaluation,
+    pub evaluation: Measured,
     /// Every epoch.
     pub history: Vec<EpochRecord>,
     /// Pictures of either part that could not be read.
@@ -73,8 +80,7 @@ pub struct Trainer {
     variant: &'static Variant,
     preprocess: Preprocess,
     classes: Vec<String>,
-    train: Loader,
-    val: Loader,
+    work: Work,
     device: Device,
     /// There, except during a step, which changes it in place.
     model: Option<Model>,
@@ -84,6 +90,8 @@ pub struct Trainer {
     ema: Option<Ema>,
     /// Training and validation features, where the backbone runs once.
     features: Option<[FeatureSet; 2]>,
+    /// The frozen backbone, where it runs anew for every picture.
+    frozen: Option<Runner>,
     progress: Progress,
 }
 
@@ -101,20 +109,23 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         config.train.validate()?;
         config.data = config.data.settled(config.data.is_divided()?);
-        let split = config.data.open()?;
-        config.fingerprint = split.fingerprint()?;
+        let data = config.data.data()?;
+        config.fingerprint = data.fingerprint()?;
+        let anchors = settle(&mut config.train, &data)?;
+        // The size that was filled in must suit the model as well.
+        config.train.validate()?;
         let device = device.clone().autodiff();
         let mut init = Init::seeded(&device, config.train.seed);
-        let classes = split.train.class_names().len();
+        let classes = data.classes().len();
         let model = match weights {
             Some(weights) => {
-                let start = weights.load(&config.train, classes, &mut init)?;
+                let start = weights.load(&config.train, classes, anchors, &mut init)?;
                 config.build = Some(start.build);
                 config.preprocess = Some(start.preprocess);
                 start.model
             }
             None => {
-                let build = config.train.build_options(classes);
+                let build = config.train.build_options(classes).with_anchors(anchors);
                 let variant = config.train.variant()?;
                 let model = variant.build_with(&build, &mut init);
                 config.build = Some(build);
@@ -122,10 +133,10 @@ impl Trainer {
                 model
             }
         };
-        let prepared = Prepared::new(&config, split)?;
+        let prepared = Prepared::new(&config, data)?;
         let parts = Parts::of(&model, prepared.variant.classifier);
         let stand = Checkpoint {
-            model: parts.freeze(model, config.train.freeze)?,
+            model: parts.freeze(model, config.train.freeze, config.train.freeze_norm_stats)?,
             optimizer: config.train.new_optimizer(),
             ema: config.train.ema.map(Ema::new),
             progress: Progress::default(),
@@ -145,15 +156,15 @@ impl Trainer {
             run: run.path().to_path_buf(),
             reason,
         };
-        let split = config.data.open()?;
-        if split.fingerprint()? != config.fingerprint {
+        let data = config.data.data()?;
+        if data.fingerprint()? != config.fingerprint {
             return Err(refuse(format!(
                 "the data in {} have changed since it began (pictures, labels or classes), so it could not go on \
                  where it was. Bring them back to what they were, or start a new run",
                 config.data
             )));
         }
-        let prepared = Prepared::new(&config, split)?;
+        let prepared = Prepared::new(&config, data)?;
         let device = device.clone().autodiff();
         let build = config.build(prepared.classes.len());
         let mut stand = run.load_checkpoint(&config.train, &build, &device)?;
@@ -164,7 +175,11 @@ impl Trainer {
             )));
         }
         let parts = Parts::of(&stand.model, prepared.variant.classifier);
-        stand.model = parts.freeze(stand.model, config.train.freeze)?;
+        stand.model = parts.freeze(
+            stand.model,
+            config.train.freeze,
+            config.train.freeze_norm_stats,
+        )?;
         Ok(prepared.trainer(run, config, device, parts, stand))
     }
 
@@ -188,9 +203,9 @@ impl Trainer {
         self.parts.sizes(self.config.train.freeze)
     }
 
-    /// The training and the validation data.
-    pub fn loaders(&self) -> [&Loader; 2] {
-        [&self.train, &self.val]
+    /// Pictures to train on and held out.
+    pub fn pictures(&self) -> [usize; 2] {
+        self.work.pictures()
     }
 
     /// The names of the classes, in order.
@@ -198,12 +213,38 @@ impl Trainer {
         &self.classes
     }
 
-    /// Whether the frozen backbone runs once a picture.
+    /// Whether everything but the last layer is frozen, and can run apart from it.
+    fn has_frozen_backbone(&self) -> bool {
+        let linear = self.variant.family != "SqueezeNet" && self.work.classes().is_some();
+        self.config.train.freeze == Freeze::Backbone && linear
+    }
+
+    /// Whether the frozen backbone runs once a picture, for all epochs.
     pub fn caches_features(&self) -> bool {
-        let train = &self.config.train;
-        let plain = self.train.augment().is_none() && train.mix().is_none();
-        let linear = self.variant.family != "SqueezeNet";
-        train.cache_features && train.freeze == crate::Freeze::Backbone && plain && linear
+        let train = self.work.classes().map(|[train, _]| train);
+        let plain = train.is_some_and(|train| train.augment().is_none());
+        let plain = plain && self.config.train.mix().is_none();
+        self.config.train.cache_features && self.has_frozen_backbone() && plain
+    }
+
+    /// The first epochs, in which the classifier trains alone and what else trains does not yet.
+    pub fn head_epochs(&self) -> usize {
+        match self.trains_head_first(0) {
+            true => self.config.train.head_epochs,
+            false => 0,
+        }
+    }
+
+    /// Whether the classifier trains alone in `epoch`, counted from 0, and everything after it.
+    fn trains_head_first(&self, epoch: usize) -> bool {
+        let tunes = self.config.train.freeze != Freeze::Backbone && self.work.classes().is_some();
+        tunes && epoch < self.config.train.head_epochs && self.variant.family != "SqueezeNet"
+    }
+
+    /// Shape of a batch of pictures.
+    fn input(&self, batch: usize) -> [usize; 4] {
+        let [c, h, w] = self.preprocess.output_shape();
+        [batch, c, h, w]
     }
 
     /// Trains to the end, or until `stop` is raised.
@@ -245,15 +286,30 @@ impl Trainer {
     }
 
     /// A model on the validation data; `None` when `stop` was raised.
-    fn evaluate(&self, model: &Model, stop: &AtomicBool) -> Result<Option<Evaluation>, TrainError> {
+    fn evaluate(&self, model: &Model, stop: &AtomicBool) -> Result<Option<Measured>, TrainError> {
         let plain = self.device.clone().without_autodiff();
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        match &self.features {
-            Some([_, val]) => Ok(Some(val.evaluate(model, self.classes.len(), &plain))),
-            None => evaluate(model, &self.val, &plain, TestTime::None, &mut |_| (), stop),
+        if let Some([_, val]) = &self.features {
+            let found = val.evaluate(model, self.classes.len(), &plain);
+            return Ok(Some(Measured::Classes(found)));
         }
+        let Some([_, val]) = self.work.classes() else {
+            let build = self.config.build(self.classes.len());
+            let how = (&self.preprocess, &build);
+            return self.work.evaluate(model, how, &plain, stop);
+        };
+        let samples = val.dataset().len();
+        let engine = if samples < COMPILED_FROM {
+            EngineKind::Eager
+        } else {
+            self.config.train.engine
+        };
+        let input = self.input(even_batch(samples, self.config.train.batch_size));
+        let runner = Runner::logits(engine, model, input, &plain)?;
+        let found = evaluate(&runner, val, TestTime::None, &mut |_| (), stop)?;
+        Ok(found.map(Measured::Classes))
     }
 
     /// The best model on the validation data, and its confusion matrix and the report in the
@@ -270,9 +326,7 @@ impl Trainer {
                 batch: 0,
             });
         };
-        self.progress.remember(&evaluation.skipped);
-        let csv = evaluation.confusion.to_csv(&self.classes);
-        write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
+        self.progress.remember(evaluation.skipped());
         let summary = Summary {
             best,
             evaluation,
@@ -280,16 +334,67 @@ impl Trainer {
             seconds: self.progress.history.iter().map(|r| r.seconds).sum(),
             history: std::mem::take(&mut self.progress.history),
         };
+        let confusion = match &summary.evaluation {
+            Measured::Classes(found) => Some(&found.confusion),
+            Measured::Masks(found) => Some(&found.confusion),
+            Measured::Boxes(_) => None,
+        };
+        if let Some(confusion) = confusion {
+            let csv = confusion.to_csv(&self.classes);
+            write_atomic(&self.run.file("confusion.csv"), csv.as_bytes())?;
+        }
+        let val: &dyn Dataset = match self.work.classes() {
+            Some([_, val]) => val.dataset().as_ref(),
+            None => &NoPictures,
+        };
+        let [trained_on, held_out] = self.work.pictures();
         let source = ReportSource {
             config: &self.config,
             summary: &summary,
             classes: &self.classes,
             parts: &self.parts(),
-            trained_on: self.train.dataset().len(),
-            val: self.val.dataset().as_ref(),
+            trained_on,
+            held_out,
+            val,
             preprocess: &self.preprocess,
+            examples: self.examples(&model, &summary.evaluation, &plain)?,
         };
         write_report(&self.run, &source)?;
         Ok(Outcome::Finished(Box::new(summary)))
+    }
+}
+
+impl Trainer {
+    /// Held-out pictures beside what the model makes of them, where masks or boxes are learnt.
+    fn examples(
+        &self,
+        model: &Model,
+        found: &Measured,
+        device: &Device,
+    ) -> Result<Vec<(String, Image)>, TrainError> {
+        let build = self.config.build(self.classes.len());
+        let how = (&self.preprocess, &build);
+        work::examples(&self.work, model, found, how, device)
+    }
+}
+
+/// The data of a task whose pictures have no class.
+struct NoPictures;
+
+impl Dataset for NoPictures {
+    fn len(&self) -> usize {
+        0
+    }
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+    fn label(&self, _: usize) -> Option<u32> {
+        None
+    }
+    fn id(&self, index: usize) -> String {
+        format!("sample {index}")
+    }
+    fn get(&self, index: usize) -> Result<Sample, DataError> {
+        Err(DataError::Index { index, len: 0 })
     }
 }

@@ -2,14 +2,23 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+pub use lenslet_train::EngineKind;
 use lenslet_train::{Part, TestTime};
 
 mod data;
+mod explain;
+mod inspect;
 mod train;
 
-pub use data::{CheckArgs, Data, DataArgs, PreviewArgs};
-pub use train::{Settings, TrainArgs};
+pub use data::{BoxArg, CheckArgs, Data, DataArgs, MaskArg, PreviewArgs, SceneTask, ScenesArgs};
+pub use explain::{
+    ConvArgs, Explain, ExplainArgs, FeaturesArgs, FieldArgs, FiltersArgs, GradcamArgs, PictureArgs,
+};
+pub use inspect::{
+    DrawArgs, DrawFormat, ModelsArgs, NamedModel, RunArgs, SortBy, StructureArgs, SummaryArgs,
+};
+pub use train::{FreezeArg, Settings, TrainArgs};
 
 /// Image models from LeNet to the Vision Transformer: train, evaluate, predict.
 #[derive(Debug, Parser)]
@@ -53,6 +62,16 @@ pub enum Command {
     Data(Box<DataArgs>),
     /// Measure the milliseconds of a call, or of a training step, on random data
     Bench(BenchArgs),
+    /// The architectures: year, input, parameters, multiply-accumulates, published accuracy
+    Models(ModelsArgs),
+    /// A model layer by layer: shapes, parameters, multiply-accumulates, receptive field, memory
+    Summary(SummaryArgs),
+    /// Draw a model
+    Draw(DrawArgs),
+    /// Pictures that explain: a convolution, filters, feature maps, where a classifier looks, what a unit sees
+    Explain(ExplainArgs),
+    /// Run a model on an array: NumPy files in and out
+    Run(RunArgs),
     /// The arithmetic of convolutions
     Calc(CalcArgs),
 }
@@ -71,8 +90,11 @@ pub struct EvalArgs {
     #[arg(long, default_value = "none", value_name = "HOW")]
     pub tta: TestTime,
     /// Pictures a call
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
 }
 
 /// Which model works.
@@ -104,9 +126,22 @@ pub struct PredictArgs {
     /// Pictures a call
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one)]
     pub batch_size: usize,
+    /// What runs the model: compiled inference, or the layers one by one
+    #[arg(long, default_value = "compiled", value_name = "NAME")]
+    pub engine: EngineKind,
     /// Print comma-separated values: path, rank, class, probability
     #[arg(long, conflicts_with = "json")]
     pub csv: bool,
+    /// Folder for masks and overlays, or for pictures with their boxes drawn [default for masks:
+    /// predictions; boxes are drawn where this is given]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Tell boxes that the model is at least so sure of
+    #[arg(long, default_value_t = 0.3, value_name = "P")]
+    pub score: f64,
+    /// A box goes when a surer one of its class overlaps it by more
+    #[arg(long, default_value_t = 0.45, value_name = "IOU")]
+    pub overlap: f64,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -156,15 +191,6 @@ pub struct BenchArgs {
     /// can do
     #[arg(long, conflicts_with = "json")]
     pub layers: bool,
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngineKind {
-    /// Compiled for the CPU
-    Compiled,
-    /// Layer by layer
-    Eager,
 }
 
 #[derive(Debug, Args)]

@@ -24,6 +24,19 @@ enum Ended {
     Interrupted,
 }
 
+/// An error and its causes; many messages end with that of their cause already.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = commands::set_threads(cli.common.threads).and_then(|threads| match cli.command {
@@ -33,6 +46,11 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(&args, &cli.common),
         Command::Verify(args) => commands::verify::run(&args, &cli.common),
         Command::Bench(args) => commands::bench::run(&args, &cli.common, threads),
+        Command::Models(args) => commands::models::run(&args, &cli.common),
+        Command::Summary(args) => commands::summary::run(&args, &cli.common),
+        Command::Draw(args) => commands::draw::run(&args, &cli.common),
+        Command::Explain(args) => commands::explain::run(&args, &cli.common),
+        Command::Run(args) => commands::run::run(&args, &cli.common),
         Command::Calc(args) => commands::calc::run(&args, &cli.common),
     });
     match result {
@@ -41,7 +59,7 @@ fn main() -> ExitCode {
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) if report::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told_once(&error));
             match error.downcast_ref() {
                 Some(
                     TrainError::Setting { .. }

@@ -259,9 +259,12 @@ fn frozen_parts_stay_as_they_are() {
     let first = train_tiny(dir.path(), &data, &[]);
     let weights = ["--weights", text(&first)];
     let again = |options: &[&str]| train_tiny(dir.path(), &data, &[&weights, options].concat());
-    let frozen = again(&["--augment"]);
+    let frozen = again(&["--augment", "light"]);
     assert_eq!(moved(&first, &frozen), ["fc.bias", "fc.weight"]);
-    let last = moved(&first, &again(&["--unfreeze", "1"]));
+    let last = moved(
+        &first,
+        &again(&["--unfreeze", "1", "--freeze-norm-stats", "false"]),
+    );
     let behind = |name: &String| {
         ["stage4.", "conv5.", "fc."]
             .iter()
@@ -285,6 +288,13 @@ fn frozen_parts_stay_as_they_are() {
     refuse(dir.path(), &args, 2, &["9", "stages"]);
 }
 
+/// The numbers of a run's history that do not measure time.
+fn history_numbers(run: &Path) -> Vec<f64> {
+    let lines = history(run);
+    let fields = lines[1..].iter().flat_map(|line| line.split(','));
+    fields.map(|field| field.parse().unwrap()).collect()
+}
+
 #[test]
 fn cached_features_give_the_plain_results() {
     let dir = folder();
@@ -297,13 +307,104 @@ fn cached_features_give_the_plain_results() {
     let plain = train_tiny(dir.path(), &data, &plain);
     assert!(cached.join("features.safetensors").is_file());
     assert!(!plain.join("features.safetensors").exists());
-    let numbers = |run: &Path| -> Vec<f64> {
-        let lines = history(run);
-        let fields = lines[1..].iter().flat_map(|line| line.split(','));
-        fields.map(|field| field.parse().unwrap()).collect()
-    };
-    for (a, b) in numbers(&cached).into_iter().zip(numbers(&plain)) {
+    for (a, b) in history_numbers(&cached)
+        .into_iter()
+        .zip(history_numbers(&plain))
+    {
         assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} is not {b}");
+    }
+}
+
+/// Numbers of a result that may differ in the last digits, and the rest of it.
+fn numbers(json: &str) -> (Vec<f64>, Vec<String>) {
+    fn walk(value: &Value, numbers: &mut Vec<f64>, rest: &mut Vec<String>) {
+        match value {
+            Value::Number(n) => numbers.push(n.as_f64().unwrap()),
+            Value::Array(list) => list.iter().for_each(|v| walk(v, numbers, rest)),
+            Value::Object(map) => map.values().for_each(|v| walk(v, numbers, rest)),
+            other => rest.push(other.to_string()),
+        }
+    }
+    let (mut found, mut rest) = (Vec::new(), Vec::new());
+    for line in json.lines() {
+        walk(&serde_json::from_str(line).unwrap(), &mut found, &mut rest);
+    }
+    (found, rest)
+}
+
+/// Compiled inference gives the answers of the layers one by one, whatever the size of a batch, in
+/// prediction, evaluation, and the frozen part of training.
+#[test]
+fn engines_agree() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 30);
+    let first = train_tiny(dir.path(), &data, &[]);
+    let model = ["--model", text(&first), "--json"];
+    let folder = data.join("val/rot 2");
+    let commands: [&[&str]; 3] = [
+        &["predict", text(&folder), "--batch-size", "7"],
+        &["predict", text(&folder), "--tta", "flip"],
+        &["eval"],
+    ];
+    for command in commands {
+        let results = ["compiled", "eager"].map(|engine| {
+            let engine = ["--engine", engine];
+            let ran = succeed(dir.path(), &[command, &model, &engine].concat());
+            assert!(!ran.stdout.is_empty());
+            numbers(&ran.stdout)
+        });
+        let [(a, names), (b, other)] = results;
+        assert_eq!(names, other, "{command:?}");
+        for (a, b) in a.into_iter().zip(b) {
+            let bound = 1e-4 * b.abs().max(1.0);
+            assert!((a - b).abs() <= bound, "{command:?}: {a} is not {b}");
+        }
+    }
+    let ways: [&[&str]; 3] = [&[], &["--augment", "light"], &["--freeze", "none"]];
+    for way in ways {
+        let runs = ["compiled", "eager"].map(|engine| {
+            let options = ["--weights", text(&first), "--engine", engine];
+            history_numbers(&train_tiny(dir.path(), &data, &[&options, way].concat()))
+        });
+        for (a, b) in runs[0].iter().zip(&runs[1]) {
+            let bound = 1e-3 * b.abs().max(1.0);
+            assert!((a - b).abs() <= bound, "{way:?}: {a} is not {b}");
+        }
+    }
+}
+
+/// In fine-tuning the classifier trains alone at first, on the features of the pictures as they are.
+#[test]
+fn the_classifier_trains_first() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 6);
+    let first = train_tiny(dir.path(), &data, &[]);
+    let options = ["--weights", text(&first), "--freeze", "none", "--epochs"];
+    let tiny = ["--model", TINY, "--input-size", "32"];
+    let run_dir = train(dir.path(), &data, &[&tiny[..], &options, &["6"]].concat());
+    let rate = |line: &String| line.split(',').nth(6).unwrap() == "0";
+    let alone: Vec<bool> = history(&run_dir)[1..].iter().map(rate).collect();
+    assert_eq!(alone, [true, true, false, false, false, false]);
+    assert!(run_dir.join("features.safetensors").is_file());
+    let state = tensors(&run_dir.join("checkpoint.safetensors"));
+    let moment = |(name, _): &(String, _)| name.ends_with("exp_avg.conv1.0.weight");
+    assert!(state.iter().any(moment), "the backbone has not trained");
+    let args = ["train", text(&data), "--head-epochs", "30"];
+    refuse(dir.path(), &args, 2, &["--head-epochs", "--epochs"]);
+}
+
+#[test]
+fn statistics_of_norms_stay_when_told() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 6);
+    let first = train_tiny(dir.path(), &data, &[]);
+    let options = ["--weights", text(&first), "--freeze", "none"];
+    for (told, stay) in [("true", true), ("false", false)] {
+        let options = [&options[..], &["--freeze-norm-stats", told]].concat();
+        let names = moved(&first, &train_tiny(dir.path(), &data, &options));
+        assert!(names.iter().any(|name| name == "conv1.1.weight"));
+        let stayed = !names.iter().any(|name| name.contains("running"));
+        assert_eq!(stayed, stay, "{names:?}");
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use common::{folder, refuse, succeed};
+use common::{folder, photos, refuse, succeed};
 use lenslet_models::{export, variant};
 use lenslet_nn::Init;
 use lenslet_weights::Precision;
@@ -48,6 +48,52 @@ fn the_model_inside_knows_photos() {
         assert_eq!(classes, ["Egyptian cat", "tabby", "tiger cat"]);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// `lenslet train photos/` and nothing else.
+#[cfg(feature = "pretrained")]
+#[test]
+fn photos_alone_train_a_classifier_on_the_model_inside() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 6);
+    let ran = succeed(
+        dir.path(),
+        &["train", data.to_str().unwrap(), "--epochs", "8"],
+    );
+    for words in [
+        "efficientnet_lite0",
+        "model inside the program",
+        "runs once",
+    ] {
+        assert!(ran.stderr.contains(words), "no {words} in {}", ran.stderr);
+    }
+    let run = "runs/efficientnet_lite0-1";
+    let ran = succeed(dir.path(), &["eval", "--model", run, "--json"]);
+    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(found["top1"].as_f64().unwrap() > 0.8, "{found}");
+    let new = data.join("val/grün/1.png");
+    let ran = succeed(
+        dir.path(),
+        &["predict", new.to_str().unwrap(), "--model", run],
+    );
+    assert!(ran.stdout.contains("1.png: grün"), "{}", ran.stdout);
+    succeed(dir.path(), &["verify", run]);
+}
+
+#[cfg(not(feature = "pretrained"))]
+#[test]
+fn without_a_model_inside_photos_need_weights() {
+    let dir = folder();
+    let data = photos(dir.path(), &["train", "val"], 2);
+    let words = ["without a model inside", "--weights", "--from-scratch"];
+    refuse(dir.path(), &["train", data.to_str().unwrap()], 1, &words);
+    refuse(
+        dir.path(),
+        &["predict", &photo("coffee_300x200.png")],
+        1,
+        &["--model"],
+    );
+    assert!(!dir.path().join("runs").exists());
 }
 
 /// A file with random weights.

@@ -155,18 +155,21 @@ fn interrupt(dir: &Path, args: &[&str]) -> Ran {
 /// Ctrl-C in the middle of an epoch, twice, then on to the end: bit for bit the run that nobody
 /// disturbed.
 #[cfg(unix)]
-fn interrupted_equals_undisturbed(dir: &Path, start: &[&str]) {
+fn interrupted_equals_undisturbed(dir: &Path, model: &str, start: &[&str]) {
+    let name = |n: usize| format!("runs/{model}-{n}");
     succeed(dir, start);
+    let going_on = format!("train --resume {}", name(2));
     check_refusal(
         &interrupt(dir, start),
         130,
-        &["stopped after epoch 1", "train --resume runs/lenet5-2"],
+        &["stopped after epoch 1", &going_on],
     );
-    let resume = ["train", "--resume", "runs/lenet5-2", "--threads", "2"];
+    let second = name(2);
+    let resume = ["train", "--resume", &second, "--threads", "2"];
     check_refusal(&interrupt(dir, &resume), 130, &["stopped after epoch 2"]);
     succeed(dir, &resume);
 
-    let run = |n: usize| dir.join(format!("runs/lenet5-{n}"));
+    let run = |n: usize| dir.join(name(n));
     assert_eq!(history(&run(1)), history(&run(2)));
     for file in ["checkpoint.safetensors", "model.safetensors"] {
         let [a, b] = [1, 2].map(|n| tensors(&run(n).join(file)));
@@ -181,7 +184,7 @@ fn an_interrupted_run_ends_like_an_undisturbed_one() {
     let data = small_idx(dir.path(), 4000, 200);
     let data = data.to_str().unwrap();
     let start = ["train", data, "--epochs", "3", "--threads", "2"];
-    interrupted_equals_undisturbed(dir.path(), &start);
+    interrupted_equals_undisturbed(dir.path(), "lenet5", &start);
 }
 
 /// The same on pictures, with all that has a state: an average, gradients of several batches,
@@ -212,7 +215,7 @@ fn an_interrupted_run_on_photos_ends_like_an_undisturbed_one() {
         "--cutmix",
         "--randaugment",
     ];
-    interrupted_equals_undisturbed(dir.path(), &options);
+    interrupted_equals_undisturbed(dir.path(), "lenet5", &options);
     check_refusal(&interrupt(dir.path(), &options), 130, &["lenet5-3"]);
     write(&dir.path().join("photos/val/rot 2/new.png"), b"new");
     let resume = ["train", "--resume", "runs/lenet5-3"];
@@ -222,6 +225,32 @@ fn an_interrupted_run_on_photos_ends_like_an_undisturbed_one() {
         1,
         &["have changed", "photos", "new run"],
     );
+}
+
+/// The same from weights: with running statistics, stochastic layers and their random state in
+/// fine-tuning, and with the frozen backbone in the compiled engine.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_from_weights_ends_like_an_undisturbed_one() {
+    const MODEL: &str = "shufflenet_v2_x1_0";
+    let weights = folder();
+    let data = photos(weights.path(), &["train", "val"], 4);
+    let tiny = ["--model", MODEL, "--input-size", "32", "--epochs"];
+    let first = ["train", data.to_str().unwrap()];
+    succeed(weights.path(), &[&first[..], &tiny, &["1"]].concat());
+    let weights = weights.path().join(format!("runs/{MODEL}-1"));
+    let ways: [&[&str]; 2] = [
+        &["--freeze", "none", "--head", "mlp", "--warmup-epochs", "1"],
+        &["--augment", "light"],
+    ];
+    for way in ways {
+        let dir = folder();
+        let data = photos(dir.path(), &["train", "val"], 250);
+        let start = ["train", data.to_str().unwrap(), "--batch-size", "8"];
+        let more = ["3", "--threads", "2", "--weights"];
+        let all = [&start[..], &tiny, &more, &[weights.to_str().unwrap()], way].concat();
+        interrupted_equals_undisturbed(dir.path(), MODEL, &all);
+    }
 }
 
 #[test]

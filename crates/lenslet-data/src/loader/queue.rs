@@ -27,27 +27,27 @@ impl Job {
 }
 
 /// A batch that is complete.
-pub(super) struct Done {
+pub(super) struct Done<L> {
     pub number: usize,
     pub images: Vec<f32>,
-    pub labels: Vec<u32>,
+    pub labels: Vec<L>,
     pub indices: Vec<usize>,
     /// Positions in the batch that could not be prepared, rising, and why.
     pub failures: Vec<(usize, DataError)>,
 }
 
 /// A batch in preparation.
-struct Open {
-    done: Done,
+struct Open<L> {
+    done: Done<L>,
     /// Samples not yet handed to a worker begin here.
     claimed: usize,
     /// Samples not yet delivered.
     missing: usize,
 }
 
-struct State {
+struct State<L> {
     /// Batches from `next` on that were begun.
-    window: VecDeque<Open>,
+    window: VecDeque<Open<L>>,
     /// The batch that the consumer takes next.
     next: usize,
     /// Memory to use again.
@@ -55,12 +55,12 @@ struct State {
     stopped: bool,
 }
 
-pub(super) struct Queue {
+pub(super) struct Queue<L> {
     job: Job,
     prefetch: usize,
     /// Samples that a worker claims at once: small ones in groups, so that the lock is not the work.
     group: usize,
-    state: Mutex<State>,
+    state: Mutex<State<L>>,
     /// Something may be claimed, or the end has come.
     work: Condvar,
     /// A batch is complete.
@@ -73,7 +73,7 @@ struct Claim {
     range: Range<usize>,
 }
 
-impl Queue {
+impl<L: Clone + Default> Queue<L> {
     pub(super) fn new(job: Job, first: usize, prefetch: usize) -> Self {
         let group = (16_384 / job.sample_len.max(1)).clamp(1, 64);
         let state = State {
@@ -93,12 +93,12 @@ impl Queue {
     }
 
     /// No code that can panic runs under the lock, so a poisoned lock holds sound data.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<L>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker's life: prepares samples until the epoch is over or stopped.
-    pub(super) fn work(&self, prepare: impl Fn(usize, &mut [f32]) -> Result<u32, DataError>) {
+    pub(super) fn work(&self, prepare: impl Fn(usize, &mut [f32]) -> Result<L, DataError>) {
         let mut scratch = vec![0.0; self.job.sample_len];
         let mut state = self.lock();
         while !state.stopped {
@@ -121,7 +121,7 @@ impl Queue {
     /// Prepares the next batch on the calling thread.
     pub(super) fn work_one_batch(
         &self,
-        prepare: impl Fn(usize, &mut [f32]) -> Result<u32, DataError>,
+        prepare: impl Fn(usize, &mut [f32]) -> Result<L, DataError>,
     ) {
         let mut scratch = vec![0.0; self.job.sample_len];
         loop {
@@ -138,8 +138,8 @@ impl Queue {
     }
 
     /// The next samples that nobody prepares yet.
-    fn claim(&self, state: &mut State) -> Option<Claim> {
-        let unclaimed = |open: &Open| open.claimed < open.done.indices.len();
+    fn claim(&self, state: &mut State<L>) -> Option<Claim> {
+        let unclaimed = |open: &Open<L>| open.claimed < open.done.indices.len();
         let at = match state.window.iter().position(unclaimed) {
             Some(at) => at,
             None => {
@@ -154,7 +154,7 @@ impl Queue {
                 let done = Done {
                     number,
                     images,
-                    labels: vec![0; n],
+                    labels: vec![L::default(); n],
                     indices,
                     failures: Vec::new(),
                 };
@@ -180,7 +180,7 @@ impl Queue {
         &self,
         claim: Claim,
         scratch: &mut [f32],
-        prepare: &impl Fn(usize, &mut [f32]) -> Result<u32, DataError>,
+        prepare: &impl Fn(usize, &mut [f32]) -> Result<L, DataError>,
     ) {
         let len = self.job.sample_len;
         for (at, &index) in claim
@@ -220,7 +220,7 @@ impl Queue {
     }
 
     /// The next batch, as soon as it is complete; `None` after the last.
-    pub(super) fn take(&self) -> Option<Done> {
+    pub(super) fn take(&self) -> Option<Done<L>> {
         let mut state = self.lock();
         if state.next >= self.job.batches {
             return None;

@@ -114,6 +114,24 @@ impl Augment {
         }
     }
 
+    /// For photos of which there are few, on weights that know photos: a random resized crop of at least a third,
+    /// horizontal flip, brightness and contrast by 0.1.
+    pub fn photos_light() -> Self {
+        Self {
+            random_resized_crop: Some(RandomResizedCrop {
+                scale: [1.0 / 3.0, 1.0],
+                ..RandomResizedCrop::default()
+            }),
+            horizontal_flip: 0.5,
+            color_jitter: Some(ColorJitter {
+                brightness: 0.1,
+                contrast: 0.1,
+                ..ColorJitter::default()
+            }),
+            ..Self::default()
+        }
+    }
+
     /// For photos, as the guide has it: random resized crop, horizontal flip, rotation by up to 15 degrees, colour jitter
     /// of 0.2, 0.2, 0.2 and 0.1.
     pub fn photos() -> Self {
@@ -363,7 +381,7 @@ impl RandomAffine {
 }
 
 impl ColorJitter {
-    fn apply(&self, mut image: Image, rng: &mut Rng) -> Image {
+    pub(super) fn apply(&self, mut image: Image, rng: &mut Rng) -> Image {
         let mut order = [0, 1, 2, 3];
         rng.shuffle(&mut order);
         let mut factor =

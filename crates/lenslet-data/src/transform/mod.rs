@@ -5,6 +5,7 @@
 
 mod augment;
 mod colour;
+mod joint;
 mod rand_augment;
 mod resize;
 mod warp;
@@ -14,11 +15,13 @@ pub use augment::{
     Augment, ColorJitter, RandomAffine, RandomErasing, RandomResizedCrop, RandomRotation,
 };
 pub use colour::{brightness, contrast, hue, saturation};
+pub use joint::{Boxed, GREY, Joint, Masked};
 pub use rand_augment::RandAugment;
 pub use resize::resize;
 pub use warp::{Affine, warp};
 
 use crate::{Channels, DataError, Image, Rng};
+use lenslet_boxes::Letterbox;
 use serde::{Deserialize, Serialize};
 
 /// The largest side of a model's input or of a resized picture.
@@ -48,6 +51,8 @@ pub enum Resize {
     ShortSide(usize),
     /// To this height and width, whatever the proportions: torchvision's `Resize((h, w))`.
     Exact([usize; 2]),
+    /// As large as fits into this height and width, in proportion; the crop then surrounds it with grey (114).
+    Letterbox([usize; 2]),
 }
 
 impl Resize {
@@ -56,6 +61,7 @@ impl Resize {
         match self {
             Self::Keep => (width, height),
             Self::Exact([h, w]) => (w, h),
+            Self::Letterbox([h, w]) => Letterbox::new([width, height], [w, h]).size.into(),
             Self::ShortSide(n) => {
                 let long = |long: usize, short: usize| {
                     (n as u128 * long as u128 / short.max(1) as u128) as usize
@@ -165,7 +171,7 @@ impl Preprocess {
         let sizes = match self.resize {
             Resize::Keep => vec![],
             Resize::ShortSide(n) => vec![n],
-            Resize::Exact(hw) => hw.to_vec(),
+            Resize::Exact(hw) | Resize::Letterbox(hw) => hw.to_vec(),
         };
         let n = self.channels.count();
         let (mean, std) = (self.mean.as_slice(), self.std.as_slice());
@@ -235,6 +241,8 @@ impl Preprocess {
         let image = resize(image, width, height, self.interpolation)?;
         Ok(if (image.height(), image.width()) == (h, w) {
             image
+        } else if let Resize::Letterbox(_) = self.resize {
+            joint::framed(&image, w, h)
         } else {
             image.center_crop(w, h)
         })
@@ -265,7 +273,7 @@ impl Preprocess {
     }
 
     /// `(v / 255 - mean) / std` and `[H, W, C]` to `[C, H, W]`.
-    fn normalise(&self, image: &Image, out: &mut [f32]) {
+    pub(crate) fn normalise(&self, image: &Image, out: &mut [f32]) {
         let n = image.channels();
         let planes = out.chunks_exact_mut(image.width() * image.height());
         for (c, (plane, (mean, std))) in planes

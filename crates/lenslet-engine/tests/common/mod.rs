@@ -38,6 +38,7 @@ pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
     match model.output(x) {
         Output::Logits(y) => y.into(),
         Output::Map(y) | Output::Grid(y) => y.into(),
+        Output::Anchors(_) => unreachable!("no variant of the registry has anchors"),
     }
 }
 

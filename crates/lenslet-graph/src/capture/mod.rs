@@ -39,7 +39,22 @@ impl Graph {
         input: [usize; D],
         forward: impl FnOnce(&M, Tensor<D>) -> O,
     ) -> Result<Graph, GraphError> {
-        assemble(record::with_weights(model, input, forward)?)
+        assemble(record::with_weights(model, input, forward)?, &[])
+    }
+
+    /// The same with more outputs behind those of `forward`: what these modules return, feature maps
+    /// `[N, C, H, W]`, tokens `[N, L, C]`. For models whose children run through
+    /// [`lenslet_nn::tap`]. Of a module that runs more than once, the last time counts.
+    ///
+    /// # Errors
+    /// As [`capture`](Self::capture), and when no module of such a name runs.
+    pub fn capture_with_taps<M: Module, O: Into<Outputs>, const D: usize>(
+        model: &M,
+        input: [usize; D],
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
+        taps: &[String],
+    ) -> Result<Graph, GraphError> {
+        assemble(record::with_weights(model, input, forward)?, taps)
     }
 
     /// The same without weights: `build` makes the model on the device it is given, and whatever
@@ -53,12 +68,12 @@ impl Graph {
         input: [usize; D],
         forward: impl FnOnce(&M, Tensor<D>) -> O,
     ) -> Result<Graph, GraphError> {
-        assemble(record::without_weights(build, input, forward)?)
+        assemble(record::without_weights(build, input, forward)?, &[])
     }
 }
 
 /// Turns recorded operations into a graph.
-fn assemble(mut recording: Recording) -> Result<Graph, GraphError> {
+fn assemble(mut recording: Recording, taps: &[String]) -> Result<Graph, GraphError> {
     let modules = modules::attribute(&recording);
     let operations = std::mem::take(&mut recording.operations);
     let mut composer = Composer::default();
@@ -108,8 +123,26 @@ fn assemble(mut recording: Recording) -> Result<Graph, GraphError> {
         let view = id.and_then(|id| views.get(&id));
         view.cloned().ok_or(GraphError::Output(i))
     });
-    let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-    Ok(composer.finish(&outputs))
+    let mut outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+    for name in taps {
+        let view = returned(&recording, name).and_then(|id| views.get(&id).cloned());
+        let view = view.ok_or_else(|| {
+            GraphError::no_module(name, recording.exits.iter().map(|e| e.path.as_str()))
+        })?;
+        outputs.push(composer.channels_first(&view));
+    }
+    let mut graph = composer.finish(&outputs);
+    let tokens = recording.exits.into_iter();
+    graph.tokens = tokens
+        .filter_map(|exit| Some((exit.path, exit.tokens?)))
+        .collect();
+    Ok(graph)
+}
+
+/// What the module of that name returned when it last ran.
+fn returned(recording: &Recording, name: &str) -> Option<TensorId> {
+    let exit = recording.exits.iter().rfind(|exit| exit.path == name)?;
+    exit.output
 }
 
 /// The model's parameters and buffers, in the order of its fields, however they came to be.

@@ -49,6 +49,15 @@ fn id<const D: usize>(tensor: &Tensor<D>) -> Option<TensorId> {
     Some(tensor.id())
 }
 
+/// A child that ran.
+pub(super) struct Exit {
+    pub path: String,
+    /// What it returned.
+    pub output: Option<TensorId>,
+    /// The shape of that, where it is tokens `[N, L, C]`.
+    pub tokens: Option<[usize; 3]>,
+}
+
 /// A recorded forward pass.
 #[derive(Default)]
 pub(super) struct Recording {
@@ -56,6 +65,8 @@ pub(super) struct Recording {
     pub outputs: Vec<Option<TensorId>>,
     /// What starts or ends at a mark: the name of the child that starts, none at an end.
     pub marks: HashMap<TensorId, Option<String>>,
+    /// The path of every child that ran, in the order in which they ended, and what it returned.
+    pub exits: Vec<Exit>,
     pub names: HashMap<TensorId, String>,
     /// The named tensors in the order of the model's fields.
     pub fields: Vec<TensorId>,
@@ -135,8 +146,9 @@ fn record<M: Module, O: Into<Outputs>, const D: usize>(
             recording.names = namer.names;
             let x = Tensor::<D>::empty(input, &device);
             recording.input = id(&x);
-            let (Outputs(outputs), marks) = traced(&device, || forward(&model, x));
-            recording.marks = marks;
+            let (Outputs(outputs), trace) = traced(&device, || forward(&model, x));
+            recording.marks = trace.marks;
+            recording.exits = trace.exits;
             recording.outputs = outputs;
             let mut seen = HashSet::new();
             let distinct = recording.outputs.iter().flatten().copied();
@@ -160,25 +172,53 @@ fn record<M: Module, O: Into<Outputs>, const D: usize>(
     Ok(recording)
 }
 
+/// Where the children of a forward pass start and end.
+#[derive(Default)]
+struct Trace {
+    marks: HashMap<TensorId, Option<String>>,
+    exits: Vec<Exit>,
+    running: Vec<String>,
+}
+
 /// Runs a forward pass with a mark among the operations wherever a child starts or ends.
-fn traced<O: Into<Outputs>>(
-    device: &Device,
-    forward: impl FnOnce() -> O,
-) -> (Outputs, HashMap<TensorId, Option<String>>) {
-    let marks = Rc::new(RefCell::new(HashMap::new()));
+fn traced<O: Into<Outputs>>(device: &Device, forward: impl FnOnce() -> O) -> (Outputs, Trace) {
+    let trace = Rc::new(RefCell::new(Trace::default()));
     let observer = {
-        let (marks, device) = (marks.clone(), device.clone());
+        let (trace, device) = (trace.clone(), device.clone());
         move |step: tap::Step<'_>| {
             let mark = id(&Tensor::<1>::empty([1], &device));
+            let trace = &mut *trace.borrow_mut();
             let entered = match step {
-                tap::Step::Enter(name) => Some(name.to_string()),
-                tap::Step::Exit => None,
+                tap::Step::Enter(name) => {
+                    trace.running.push(name.to_string());
+                    Some(name.to_string())
+                }
+                tap::Step::Exit(output) => {
+                    trace.exits.push(Exit {
+                        path: trace.running.join("."),
+                        output: any_id(output),
+                        tokens: output.downcast_ref::<Tensor<3>>().map(Tensor::dims),
+                    });
+                    trace.running.pop();
+                    None
+                }
             };
-            marks.borrow_mut().extend(mark.map(|mark| (mark, entered)));
+            trace.marks.extend(mark.map(|mark| (mark, entered)));
         }
     };
     let outputs = tap::trace(observer, || forward().into());
-    (outputs, marks.take())
+    (outputs, trace.take())
+}
+
+/// The name of a tensor of any rank that children return.
+fn any_id(tensor: &dyn Any) -> Option<TensorId> {
+    fn of<const D: usize>(tensor: &dyn Any) -> Option<TensorId> {
+        id(tensor.downcast_ref::<Tensor<D>>()?)
+    }
+    of::<4>(tensor)
+        .or_else(|| of::<3>(tensor))
+        .or_else(|| of::<2>(tensor))
+        .or_else(|| of::<5>(tensor))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

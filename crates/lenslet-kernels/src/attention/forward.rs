@@ -168,16 +168,34 @@ impl Kernel for Exponentials<'_> {
                 }
                 let most = most * self.scale;
                 let (scale, shift) = (s.splat(self.scale), s.splat(-most));
-                let mut total = s.zero();
+                let mut total = [s.zero(); 2];
                 let mut rest = 0.0;
-                for_columns!(S, keys, |col, n, P| {
-                    let x = from.get::<S, P>(s, at + col, n);
-                    let e = vmath::exp(s, s.mul_add(x, scale, shift));
-                    to.put::<S, P>(s, at + col, n, e);
-                    if !P {
-                        total = s.add(total, e);
+                let mut col = 0;
+                // Two vectors at a time, so that one's operations fill the other's waits.
+                while col + 2 * S::LANES <= keys {
+                    let mut x = [s.zero(); 2];
+                    for v in 0..2 {
+                        let score = from.get::<S, false>(s, at + col + v * S::LANES, 0);
+                        x[v] = s.mul_add(score, scale, shift);
                     }
-                });
+                    let e = vmath::exps_below_zero(s, x);
+                    for v in 0..2 {
+                        to.put::<S, false>(s, at + col + v * S::LANES, 0, e[v]);
+                        total[v] = s.add(total[v], e[v]);
+                    }
+                    col += 2 * S::LANES;
+                }
+                while col < keys {
+                    let n = S::LANES.min(keys - col);
+                    let x = from.get::<S, true>(s, at + col, n);
+                    let [e] = vmath::exps_below_zero(s, [s.mul_add(x, scale, shift)]);
+                    to.put::<S, true>(s, at + col, n, e);
+                    if n == S::LANES {
+                        total[0] = s.add(total[0], e);
+                    }
+                    col += n;
+                }
+                let total = s.add(total[0], total[1]);
                 for col in whole..keys {
                     rest += from.one(at + col);
                 }

@@ -191,4 +191,57 @@ impl PackedConv {
         }
         Ok(())
     }
+
+    /// Whether [`PackedConv::run_gated`] serves this convolution: forward, 1 x 1, one group.
+    pub fn takes_gate(&self) -> bool {
+        let pointwise = self.shape.is_pointwise() && self.shape.groups == 1;
+        self.pass == Pass::Forward && self.algorithm == Algorithm::Indirect && pointwise
+    }
+
+    /// As [`PackedConv::run`] over `x` times `gate`, `n` rows of a factor per input channel (squeeze-and-excitation).
+    ///
+    /// The weights are multiplied, image by image, instead of the feature map, which is larger wherever there are more pixels than
+    /// output channels.
+    ///
+    /// # Errors
+    ///
+    /// If a slice is too short or a row stride too small, or if the convolution takes no gate.
+    pub fn run_gated(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        gate: &[f32],
+        y: MatrixMut<'_>,
+        scratch: &mut Scratch,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(), KernelError> {
+        let Conv2d {
+            h, w, c_in, c_out, ..
+        } = self.shape;
+        let Weights::Indirect(indirect) = &self.weights else {
+            return Err(self.no_gate());
+        };
+        if !self.takes_gate() {
+            return Err(self.no_gate());
+        }
+        let rows = elements([n, h, w]);
+        x.check("convolution input", rows, c_in)?;
+        y.check("convolution output", rows, c_out)?;
+        expect_len("gate", gate.len(), elements([n, c_in]))?;
+        epilogue.check(rows, c_out)?;
+        let y = Output {
+            data: y.data.as_mut_ptr(),
+            ld: y.ld,
+        };
+        // SAFETY: the checks above cover every pixel and channel of input, gate, output and epilogue.
+        unsafe { indirect.run_gated(n, h * w, x, gate, y, epilogue.raw(), &mut scratch.a) };
+        Ok(())
+    }
+
+    fn no_gate(&self) -> KernelError {
+        KernelError::Shape {
+            what: "convolution",
+            why: format!("{:?} takes no gate", self.shape),
+        }
+    }
 }

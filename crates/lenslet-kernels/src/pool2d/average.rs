@@ -1,6 +1,7 @@
 //! Average pooling, adaptive average pooling, and the global average.
 
 use super::{Pool2d, volume};
+use crate::buffer::with_local;
 use crate::columns::{In, Out};
 use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather, rows_per_chunk};
@@ -128,20 +129,43 @@ impl AdaptiveAveragePool2d {
         }
         expect_len("pooling input", x.len(), elements([n, h, w, c]))?;
         expect_len("pooling output", y.len(), elements([n, c]))?;
-        let pieces = c.div_ceil(PIECE);
-        let y = SharedMut::new(y);
+        let pixels = h * w;
+        let (pieces, parts) = (c.div_ceil(PIECE), parts(n, pixels, c));
         let isa = isa();
-        parallel_for(n * pieces, |i| {
-            let (image, start) = (i / pieces, i % pieces * PIECE);
-            let len = PIECE.min(c - start);
-            let means = Means {
-                x: &x[image * h * w * c + start..],
-                pixels: h * w,
-                c,
-                // SAFETY: a part for each piece of each image.
-                y: unsafe { y.slice(image * c + start, len) },
-            };
-            dispatch_on(isa, means);
+        with_local(|local| {
+            // Sums of parts of an image come first, which are added in their order.
+            let sums = local.a.resize(n * parts * c);
+            let shared = SharedMut::new(sums);
+            parallel_for(n * parts * pieces, |i| {
+                let (part, start) = (i / pieces, i % pieces * PIECE);
+                let (image, within) = (part / parts, part % parts);
+                let first = within * pixels / parts;
+                let sums = Sums {
+                    x: &x[(image * pixels + first) * c + start..],
+                    pixels: (within + 1) * pixels / parts - first,
+                    c,
+                    // SAFETY: a range for each piece of each part.
+                    y: unsafe { shared.slice(part * c + start, PIECE.min(c - start)) },
+                    weight: 1.0,
+                };
+                dispatch_on(isa, sums);
+            });
+            for (y, sums) in y
+                .chunks_exact_mut(c.max(1))
+                .zip(sums.chunks_exact(parts * c.max(1)))
+            {
+                let weight = 1.0 / pixels as f32;
+                dispatch_on(
+                    isa,
+                    Sums {
+                        x: sums,
+                        pixels: parts,
+                        c,
+                        y,
+                        weight,
+                    },
+                );
+            }
         });
         Ok(())
     }
@@ -161,32 +185,61 @@ const PIECE: usize = 128;
 /// Pixels that are added up before their sum is added to the others, so that no sum is of many numbers.
 const RUN: usize = 64;
 
-/// The means of a piece of the channels over all pixels of an image.
-struct Means<'a> {
+/// Floats of an image that a thread adds up at a time, where the image is large.
+const PART: usize = 64 << 10;
+
+/// In how many parts an image's pixels are added up. A function of the problem only.
+fn parts(images: usize, pixels: usize, c: usize) -> usize {
+    if images >= 8 {
+        return 1;
+    }
+    (pixels * c / PART).clamp(1, pixels.div_ceil(RUN))
+}
+
+/// The sums of a piece of the channels over some pixels, times a factor.
+struct Sums<'a> {
     x: &'a [f32],
     pixels: usize,
     c: usize,
     y: &'a mut [f32],
+    weight: f32,
 }
 
-impl Kernel for Means<'_> {
+impl Kernel for Sums<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let weight = s.splat(1.0 / self.pixels as f32);
-        for (i, y) in self.y.chunks_mut(S::LANES).enumerate() {
-            let at = i * S::LANES;
-            let mut total = s.zero();
-            for first in (0..self.pixels).step_by(RUN) {
+        self.y.fill(0.0);
+        for first in (0..self.pixels).step_by(RUN) {
+            let pixels = first..(first + RUN).min(self.pixels);
+            let mut col = 0;
+            while col + 4 * S::LANES <= self.y.len() {
+                let mut sums = [s.zero(); 4];
+                for pixel in pixels.clone() {
+                    let x = &self.x[pixel * self.c + col..][..4 * S::LANES];
+                    for v in 0..4 {
+                        sums[v] = s.add(sums[v], s.load_slice(&x[v * S::LANES..]));
+                    }
+                }
+                for v in 0..4 {
+                    let y = &mut self.y[col + v * S::LANES..][..S::LANES];
+                    s.store_slice(y, s.add(s.load_slice(y), sums[v]));
+                }
+                col += 4 * S::LANES;
+            }
+            for (i, y) in self.y[col..].chunks_mut(S::LANES).enumerate() {
                 let mut sum = s.zero();
-                for pixel in first..(first + RUN).min(self.pixels) {
-                    let x = &self.x[pixel * self.c + at..][..y.len()];
+                for pixel in pixels.clone() {
+                    let x = &self.x[pixel * self.c + col + i * S::LANES..][..y.len()];
                     sum = s.add(sum, s.load_slice(x));
                 }
-                total = s.add(total, sum);
+                s.store_slice(y, s.add(s.load_slice(y), sum));
             }
-            s.store_slice(y, s.mul(total, weight));
+        }
+        let weight = s.splat(self.weight);
+        for y in self.y.chunks_mut(S::LANES) {
+            s.store_slice(y, s.mul(s.load_slice(y), weight));
         }
     }
 }

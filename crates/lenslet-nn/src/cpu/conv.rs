@@ -130,22 +130,13 @@ impl Weighted for Conv {
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
+        let shape = self.flat();
+        let dw = weight_gradient(&shape, x, dy);
         let [kh, kw] = self.shape.kernel;
         let inputs = self.shape.c_in / self.shape.groups;
-        let weight = [self.shape.c_out, inputs, kh, kw];
-        let shape = self.flat();
-        let (x, dy) = (
-            Matrix::new(x.data(), shape.c_in),
-            Matrix::new(dy.data(), shape.c_out),
-        );
-        let dw = Values::written(&weight, |dw| {
-            MEMORY
-                .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
-                .expect(CHECKED);
-        });
         match self.joined() {
             1 => dw,
-            taps => Values::written(&weight, |back| {
+            taps => Values::written(&[self.shape.c_out, inputs, kh, kw], |back| {
                 let order = [self.shape.c_out, taps, inputs];
                 channels_last(order, dw.data(), back).expect(CHECKED);
             }),
@@ -234,6 +225,21 @@ impl Conv {
     }
 }
 
+/// The gradient of a convolution's weight, given its input and its output's gradient.
+pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values {
+    let [kh, kw] = shape.kernel;
+    let inputs = shape.c_in / shape.groups;
+    let (x, dy) = (
+        Matrix::new(x.data(), shape.c_in),
+        Matrix::new(dy.data(), shape.c_out),
+    );
+    Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
+        MEMORY
+            .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
+            .expect(CHECKED);
+    })
+}
+
 /// What one call leaves for the next, so that a step allocates little.
 #[derive(Default)]
 struct Memory {
@@ -246,7 +252,7 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-fn pass(
+pub(super) fn pass(
     shape: &Conv2d,
     pass: Pass,
     weight: &Values,

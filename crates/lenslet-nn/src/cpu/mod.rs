@@ -15,6 +15,8 @@ mod norm;
 mod op;
 mod pool;
 mod recycle;
+mod resize;
+mod transposed;
 mod weighted;
 
 pub(crate) use activate::activate;
@@ -26,6 +28,8 @@ pub(crate) use linear::linear;
 pub(crate) use loss::cross_entropy;
 pub(crate) use norm::{BatchMoments, Normalise, batch_norm, layer_norm};
 pub(crate) use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+pub(crate) use resize::resize;
+pub(crate) use transposed::conv_transpose2d;
 
 /// Why a kernel cannot refuse: an operation checks its shapes when it is made.
 const CHECKED: &str = "the operation was made for slices of these lengths";

@@ -2,6 +2,7 @@
 
 use super::TrainConfig;
 use crate::TrainError;
+use lenslet_models::Task;
 
 /// What a setting must be, and whether it is.
 struct Rule {
@@ -79,10 +80,16 @@ impl TrainConfig {
                 BELOW_ONE,
             ),
             rule(
+                "--head-epochs",
+                self.head_epochs,
+                self.head_epochs < self.epochs.max(1),
+                "it must be less than --epochs",
+            ),
+            rule(
                 "--warmup-epochs",
                 self.warmup_epochs,
-                self.warmup_epochs < self.epochs.max(1),
-                "it must be less than --epochs",
+                self.warmup_epochs < self.epochs.saturating_sub(self.head_epochs).max(1),
+                "it must be less than --epochs, and less than what --head-epochs leaves of them",
             ),
             rule(
                 "--label-smoothing",
@@ -107,6 +114,25 @@ impl TrainConfig {
                 self.random_erasing,
                 share(self.random_erasing.into()),
                 SHARE,
+            ),
+            rule(
+                "--scale",
+                format!("{},{}", self.scale[0], self.scale[1]),
+                self.scale[0] >= 0.1 && self.scale[0] <= self.scale[1] && self.scale[1] <= 10.0,
+                "it must be two rising factors from 0.1 to 10, such as 0.75,1.33",
+            ),
+            rule("--hflip", self.hflip, share(self.hflip.into()), SHARE),
+            rule(
+                "--scales",
+                self.scales,
+                (1..=3).contains(&self.scales),
+                "it must be from 1 to 3",
+            ),
+            rule(
+                "--anchors",
+                self.anchors,
+                (1..=9).contains(&self.anchors),
+                "it must be from 1 to 9",
             ),
             rule("--mixup", self.mixup, alpha(self.mixup), ALPHA),
             rule("--cutmix", self.cutmix, alpha(self.cutmix), ALPHA),
@@ -144,14 +170,20 @@ impl TrainConfig {
                 expected,
             })
         };
-        if variant.input[0] == 1 && size != variant.input[1] {
+        if self.task != Task::Classification && !(32..=1024).contains(&size) {
+            return refuse(
+                "it must be from 32 to 1024: larger pictures are taken in tiles, or reduced",
+            );
+        }
+        if self.task == Task::Classification && variant.input[0] == 1 && size != variant.input[1] {
             return refuse("it must be 32, the only size that this model takes");
         }
         if size < variant.min_size || size > 4096 {
             return refuse("it must be at least the model's smallest input and at most 4096");
         }
         // A Vision Transformer cuts the picture into patches without a rest.
-        let patch = match (variant.family, variant.name) {
+        let backbone = variant.backbone().unwrap_or(variant);
+        let patch = match (backbone.family, backbone.name) {
             ("ViT", name) if name.ends_with("32") => 32,
             ("ViT", name) if name.ends_with("14") => 14,
             ("ViT", _) => 16,

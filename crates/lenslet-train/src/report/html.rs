@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::ReportSource;
 use super::style::STYLE;
-use crate::{Confusion, Judged};
+use crate::{Confusion, Evaluation, Judged};
 
 /// A picture and what the model made of it.
 pub(super) struct Shown<'a> {
@@ -17,19 +17,39 @@ pub(super) struct Shown<'a> {
 /// Classes up to which the confusion matrix is drawn whole.
 const MATRIX: usize = 40;
 
-pub(super) fn page(
-    source: &ReportSource<'_>,
-    title: &str,
-    curves: &str,
-    wrong: &[Shown<'_>],
-    uncertain: &[Shown<'_>],
-) -> String {
+pub(super) fn page(source: &ReportSource<'_>, title: &str, curves: &str, findings: &str) -> String {
     let title = escape(title);
     let body = [
         tiles(source),
         section("Course", "", &format!("<div class=scroll>{curves}</div>")),
-        confusion(source),
-        classes(source),
+        findings.to_string(),
+        skipped(source),
+        stages(source),
+        configuration(source),
+    ]
+    .concat();
+    format!(
+        "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
+         <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n\
+         <p class=sub>{} pictures trained on, {} held out, {} classes. Lenslet {}.</p>\n{body}</main>\n</body>\n</html>\n",
+        source.trained_on,
+        source.held_out,
+        source.classes.len(),
+        escape(&source.config.version),
+    )
+}
+
+/// What was found of pictures of a class each.
+pub(super) fn classified(
+    source: &ReportSource<'_>,
+    found: &Evaluation,
+    wrong: &[Shown<'_>],
+    uncertain: &[Shown<'_>],
+) -> String {
+    [
+        confusion(source, &found.confusion, "pictures"),
+        classes(source, &found.confusion),
         pictures(
             source,
             "Most wrong",
@@ -42,24 +62,11 @@ pub(super) fn page(
             "Held-out pictures between two classes.",
             uncertain,
         ),
-        skipped(source),
-        stages(source),
-        configuration(source),
     ]
-    .concat();
-    format!(
-        "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n\
-         <meta name=viewport content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n\
-         <p class=sub>{} pictures trained on, {} held out, {} classes. Lenslet {}.</p>\n{body}</main>\n</body>\n</html>\n",
-        source.trained_on,
-        source.val.len(),
-        source.classes.len(),
-        escape(&source.config.version),
-    )
+    .concat()
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
@@ -67,7 +74,7 @@ fn escape(text: &str) -> String {
 }
 
 /// `1,234,567`
-fn grouped(number: usize) -> String {
+pub(super) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -79,11 +86,11 @@ fn grouped(number: usize) -> String {
     text
 }
 
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-fn section(title: &str, about: &str, content: &str) -> String {
+pub(super) fn section(title: &str, about: &str, content: &str) -> String {
     let about = match about {
         "" => String::new(),
         about => format!("<p>{about}</p>\n"),
@@ -94,31 +101,40 @@ fn section(title: &str, about: &str, content: &str) -> String {
 fn tiles(source: &ReportSource<'_>) -> String {
     let (summary, evaluation) = (source.summary, &source.summary.evaluation);
     let last = summary.history.last().map_or(0.0, |record| record.val_acc);
+    let chief = summary.best.chief();
     let mut tiles = vec![
-        (percent(evaluation.top1), "held-out accuracy, best epoch"),
-        (percent(last), "held-out accuracy, last epoch"),
         (
-            format!("{:.3}", evaluation.loss),
-            "held-out loss, best epoch",
+            percent(evaluation.chief()),
+            format!("held-out {chief}, best epoch"),
+        ),
+        (percent(last), format!("held-out {chief}, last epoch")),
+        (
+            format!("{:.3}", evaluation.loss()),
+            "held-out loss, best epoch".into(),
         ),
         (
             format!("{} of {}", summary.best.epoch, summary.history.len()),
-            "best epoch",
+            "best epoch".into(),
         ),
-        (format!("{:.1} s", summary.seconds), "time of the epochs"),
+        (
+            format!("{:.1} s", summary.seconds),
+            "time of the epochs".into(),
+        ),
     ];
     if !summary.skipped.is_empty() {
-        tiles.push((summary.skipped.len().to_string(), "pictures skipped"));
+        let count = summary.skipped.len().to_string();
+        tiles.push((count, "pictures skipped".into()));
     }
-    let tile = |(value, what): &(String, &str)| {
+    let tile = |(value, what): &(String, String)| {
         format!("<div class=tile><b>{value}</b><span>{what}</span></div>")
     };
     let tiles: String = tiles.iter().map(tile).collect();
     format!("<div class=tiles>{tiles}</div>\n")
 }
 
-fn confusion(source: &ReportSource<'_>) -> String {
-    let (classes, confusion) = (source.classes, &source.summary.evaluation.confusion);
+/// Which classes are taken for which; `of` says what is counted.
+pub(super) fn confusion(source: &ReportSource<'_>, confusion: &Confusion, of: &str) -> String {
+    let classes = source.classes;
     let title = "Confusion";
     if classes.len() > MATRIX {
         let about = "The pairs of classes that are taken for each other most often.";
@@ -162,8 +178,8 @@ fn confusion(source: &ReportSource<'_>) -> String {
     let table = format!(
         "<div class=scroll><table class=matrix>\n<tr><th></th>{head}</tr>\n{rows}</table></div>"
     );
-    let about = "True classes down, predicted classes across; held-out pictures, best epoch.";
-    section(title, about, &table)
+    let about = format!("True classes down, predicted classes across; held-out {of}, best epoch.");
+    section(title, &about, &table)
 }
 
 /// The most frequent mistakes.
@@ -187,8 +203,8 @@ fn pairs(confusion: &Confusion, classes: &[String]) -> String {
     )
 }
 
-fn classes(source: &ReportSource<'_>) -> String {
-    let scores = source.summary.evaluation.confusion.scores();
+fn classes(source: &ReportSource<'_>, confusion: &Confusion) -> String {
+    let scores = confusion.scores();
     let mut rows = String::new();
     for (class, score) in source.classes.iter().zip(&scores) {
         rows += &format!(

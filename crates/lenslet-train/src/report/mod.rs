@@ -2,16 +2,17 @@
 
 mod html;
 mod style;
+mod vision;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use lenslet_data::transform::resize;
-use lenslet_data::{Dataset, Interpolation, Preprocess, Resize};
+use lenslet_data::{Dataset, Image, Interpolation, Preprocess, Resize};
 
 use crate::history::curves_svg;
 use crate::run::RunDir;
-use crate::{Judged, PartSize, RunConfig, Summary, TrainError};
-use html::{Shown, page};
+use crate::{Judged, Measured, PartSize, RunConfig, Summary, TrainError};
+use html::{Shown, classified, page};
 
 /// Side of the pictures in a report.
 const SIDE: usize = 144;
@@ -30,10 +31,14 @@ pub struct ReportSource<'a> {
     pub parts: &'a [PartSize],
     /// Pictures trained on.
     pub trained_on: usize,
-    /// The held-out pictures.
+    /// Pictures held out.
+    pub held_out: usize,
+    /// The held-out pictures, where they have a class each.
     pub val: &'a dyn Dataset,
     /// How the model sees them.
     pub preprocess: &'a Preprocess,
+    /// Held-out pictures with masks or boxes as they are and as they were found, with captions.
+    pub examples: Vec<(String, Image)>,
 }
 
 /// Writes `report.html` into the run's folder. It needs nothing else: no server, no network, no
@@ -45,10 +50,16 @@ pub fn write_report(run: &RunDir, source: &ReportSource<'_>) -> Result<(), Train
     let path = run.file("report.html");
     let title = format!("{} on {}", source.config.train.model, source.config.data);
     let curves = curves_svg(&path, "", &source.summary.history)?;
-    let evaluation = &source.summary.evaluation;
-    let wrong = source.pictures(&evaluation.most_wrong);
-    let uncertain = source.pictures(&evaluation.most_uncertain);
-    let text = page(source, &title, &curves, &wrong, &uncertain);
+    let findings = match &source.summary.evaluation {
+        Measured::Classes(found) => {
+            let wrong = source.pictures(&found.most_wrong);
+            let uncertain = source.pictures(&found.most_uncertain);
+            classified(source, found, &wrong, &uncertain)
+        }
+        Measured::Masks(found) => vision::masks(source, found)?,
+        Measured::Boxes(found) => vision::boxes(source, found)?,
+    };
+    let text = page(source, &title, &curves, &findings);
     crate::write_atomic(&path, text.as_bytes())
 }
 

@@ -7,14 +7,16 @@ use burn::module::Module;
 use lenslet_models::Model;
 
 use super::feed::{Fed, Feed};
+use super::setup::loader;
 use super::{Observer, Trainer};
 use crate::features::{self, FeatureSet};
+use crate::golden::golden_of;
 use crate::history::GroupRates;
 use crate::metrics::top_k;
 use crate::model_file::{FORMAT, save_model};
 use crate::run::Progress;
-use crate::step::backward;
-use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, TrainError, record_golden};
+use crate::step::{Input, backward};
+use crate::{EpochRecord, Freeze, ModelInfo, NamedGradients, Runner, TrainError, record_golden};
 
 /// Gradients of the batches of a step that is not complete yet.
 #[derive(Default)]
@@ -32,25 +34,34 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        if !self.caches_features() {
+        let head_first = self.trains_head_first(self.progress.epoch);
+        if !head_first && !self.has_frozen_backbone() {
+            return Ok(true);
+        }
+        if !head_first && !self.caches_features() {
+            self.frozen = Some(self.frozen_backbone()?);
             return Ok(true);
         }
         let preprocess = serde_json::to_string(&self.preprocess).unwrap_or_default();
-        let data = &self.config.fingerprint;
-        let key = features::key(data, &preprocess, self.model(), &self.parts);
+        let (data, engine) = (&self.config.fingerprint, self.config.train.engine);
+        let key = features::key(data, &preprocess, engine, self.model(), &self.parts);
         let path = self.run.file("features.safetensors");
         self.features = features::load(&path, &key);
         if self.features.is_some() {
             return Ok(true);
         }
-        let plain = self.device.clone().without_autodiff();
-        let model = self.model().valid();
-        let pictures: usize = self.loaders().map(|l| l.dataset().len()).iter().sum();
+        let frozen = self.frozen_backbone()?;
+        let pictures: usize = self.work.pictures().iter().sum();
         let mut before = 0;
         let mut sets = Vec::new();
-        for loader in [&self.train, &self.val] {
+        let Some([train, val]) = self.work.classes() else {
+            return Ok(true);
+        };
+        // The pictures as they are, also where later epochs change them.
+        let as_they_are = loader(&self.config, train, self.preprocess)?;
+        for loader in [&as_they_are, val] {
             let mut progress = |done| observer.features_done(before + done, pictures);
-            match FeatureSet::compute(&model, loader, &plain, &mut progress, stop)? {
+            match FeatureSet::compute(&frozen, loader, &mut progress, stop)? {
                 Some(set) => sets.push(set),
                 None => return Ok(false),
             }
@@ -63,13 +74,30 @@ impl Trainer {
         Ok(true)
     }
 
+    /// The frozen backbone, ready for batches of pictures.
+    fn frozen_backbone(&self) -> Result<Runner, TrainError> {
+        let batch = self.config.train.batch_size;
+        let [pictures, _] = self.work.pictures();
+        let input = self.input(batch.min(pictures));
+        let plain = self.device.clone().without_autodiff();
+        Runner::features(
+            self.config.train.engine,
+            &self.model().valid(),
+            input,
+            &plain,
+        )
+    }
+
     /// Trains the rest of the epoch under way; true when it was stopped.
     pub(super) fn epoch(
         &mut self,
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<bool, TrainError> {
-        let (epoch, batches) = (self.progress.epoch, self.train.batches());
+        let (epoch, batches) = (self.progress.epoch, self.work.batches());
+        if self.progress.batch == 0 && epoch > 0 && self.trains_head_first(epoch - 1) {
+            self.join_backbone(epoch);
+        }
         observer.epoch_begins(epoch + 1, self.progress.batch, batches);
         let rates = self.rates(epoch);
         let began = Instant::now();
@@ -89,14 +117,15 @@ impl Trainer {
         let Some(evaluation) = self.evaluate(&model, stop)? else {
             return Ok(true);
         };
-        self.progress.remember(&evaluation.skipped);
+        self.progress.remember(evaluation.skipped());
         let share = |v: f64| v / self.progress.seen.max(1) as f64;
         let record = EpochRecord {
             epoch: epoch + 1,
             train_loss: share(self.progress.loss_sum),
-            train_acc: share(self.progress.correct as f64),
-            val_loss: evaluation.loss,
-            val_acc: evaluation.top1,
+            train_acc: share(self.progress.correct),
+            val_loss: evaluation.loss(),
+            val_acc: evaluation.chief(),
+            measures: evaluation.measures(),
             lr: rates,
             images_per_s: self.progress.seen as f64 / train_seconds.max(1e-9),
             seconds: spent + began.elapsed().as_secs_f64(),
@@ -133,14 +162,33 @@ impl Trainer {
         Ok(false)
     }
 
+    /// The backbone trains from here on: features of how it was are of no more use, and moments of
+    /// the classifier alone would make the first steps of the rest too large.
+    fn join_backbone(&mut self, epoch: usize) {
+        if self.trains_head_first(epoch) {
+            return;
+        }
+        self.features = None;
+        self.optimizer = self.config.train.new_optimizer();
+    }
+
     /// Learning rates of an epoch, counted from 0.
     fn rates(&self, epoch: usize) -> GroupRates {
         let train = &self.config.train;
-        let factor = train
-            .scheduler
-            .factor(epoch, train.epochs, train.warmup_epochs);
+        let head_first = self.trains_head_first(epoch);
+        let alone = self.head_epochs();
+        // Each of the two stretches has a course of its own.
+        let factor = match head_first {
+            true => train.scheduler.factor(epoch, alone, 0),
+            false => {
+                train
+                    .scheduler
+                    .factor(epoch - alone, train.epochs - alone, train.warmup_epochs)
+            }
+        };
         let backbone = match train.freeze {
             Freeze::Backbone => 0.0,
+            _ if head_first => 0.0,
             _ => train.backbone_lr_mult,
         };
         GroupRates {
@@ -156,23 +204,28 @@ impl Trainer {
         pending: &mut Pending,
         rates: GroupRates,
     ) -> Result<(), TrainError> {
-        let samples = fed.labels.len();
+        let samples = fed.samples;
         // One global generator serves all of Burn's random operations: set by the position in the
         // run, dropout is the same after a resume.
-        let position = self.progress.epoch * self.train.batches() + fed.number;
+        let position = self.progress.epoch * self.work.batches() + fed.number;
         self.device
             .seed(self.config.train.seed ^ ((position as u64) << 20));
+        let input = self.behind_backbone(fed.input)?;
         let (model, criterion) = (self.model(), &self.criterion);
-        let done = backward(model, fed.input, &fed.target, criterion, &self.device);
+        let done = backward(model, input, &fed.target, criterion, &self.device);
         self.check("loss", done.loss)?;
         if let Some(gradients) = done.gradients {
             pending.add(gradients, samples);
         }
         let rows = done.logits.chunks_exact(self.classes.len());
-        self.progress.correct += rows
+        let right = rows
             .zip(&fed.labels)
             .filter(|(row, label)| top_k(row, 1)[0] == **label as usize)
             .count();
+        let right = done
+            .right
+            .map_or(right as f64, |share| share * samples as f64);
+        self.progress.correct += right;
         self.progress.loss_sum += done.loss * samples as f64;
         self.progress.seen += samples;
         if pending.batches == self.config.train.accumulate {
@@ -180,6 +233,18 @@ impl Trainer {
         }
         self.progress.batch = fed.number + 1;
         Ok(())
+    }
+
+    /// Pictures as features where the backbone is frozen and runs apart.
+    pub(super) fn behind_backbone(&self, input: Input) -> Result<Input, TrainError> {
+        Ok(match (&self.frozen, input) {
+            (Some(frozen), Input::Pictures(images, shape)) => {
+                let features = frozen.run(images, shape)?;
+                let width = features.len() / shape[0].max(1);
+                Input::Features(features, [shape[0], width])
+            }
+            (_, input) => input,
+        })
     }
 
     /// One optimiser step.
@@ -250,7 +315,17 @@ impl Trainer {
 
     fn info(&self, model: &Model, record: &EpochRecord) -> Result<ModelInfo, TrainError> {
         let plain = self.device.clone().without_autodiff();
-        let val = self.val.dataset();
+        let golden = match self.work.classes() {
+            Some([_, val]) => {
+                record_golden(model, &self.preprocess, val.dataset().as_ref(), &plain)?
+            }
+            None => match self.work.sample() {
+                Some((id, image)) => {
+                    vec![golden_of(model, &self.preprocess, id, image, &plain)?]
+                }
+                None => Vec::new(),
+            },
+        };
         Ok(ModelInfo {
             format: FORMAT,
             architecture: self.config.train.model.clone(),
@@ -258,7 +333,7 @@ impl Trainer {
             options: Some(self.config.build(self.classes.len())),
             preprocess: self.preprocess,
             training: serde_json::json!({ "run": self.config, "epoch": record }),
-            golden: record_golden(model, &self.preprocess, val.as_ref(), &plain)?,
+            golden,
         })
     }
 }

@@ -1,10 +1,17 @@
 //! The batches of an epoch: pictures, or the features of a frozen backbone.
 
-use lenslet_data::Epoch;
+use std::sync::Arc;
+
+use lenslet_data::boxes::BoxSamples;
+use lenslet_data::masks::MaskSamples;
 use lenslet_data::mix::Mix;
+use lenslet_data::{Batch, DataError, Epoch, Skipped};
 
 use super::Trainer;
+use super::work::Work;
+use crate::detect::AnchorSpec;
 use crate::features::FeatureSet;
+use crate::segment::PixelLoss;
 use crate::step::Input;
 use crate::{SkippedFile, Target, TrainError};
 
@@ -13,6 +20,8 @@ pub(super) struct Fed {
     /// Position in its epoch, from 0.
     pub number: usize,
     pub input: Input,
+    pub samples: usize,
+    /// The classes, where that is what is learnt.
     pub labels: Vec<u32>,
     /// The labels, or blends of them.
     pub target: Target,
@@ -30,6 +39,8 @@ pub(super) enum Feed<'a> {
         batch_size: usize,
         next: usize,
     },
+    Masks(Epoch<MaskSamples>, PixelLoss),
+    Boxes(Epoch<BoxSamples>, Arc<AnchorSpec>),
 }
 
 /// How pictures of a batch are blended.
@@ -50,15 +61,24 @@ impl<'a> Feed<'a> {
         first: usize,
     ) -> Self {
         let config = &trainer.config.train;
+        let train = match &trainer.work {
+            Work::Classes(loaders) => &loaders[0],
+            Work::Masks(train, _) => {
+                return Feed::Masks(train.epoch_from(epoch, first), config.pixel_loss);
+            }
+            Work::Boxes(loaders, spec) => {
+                return Feed::Boxes(loaders[0].epoch_from(epoch, first), Arc::clone(spec));
+            }
+        };
         match features {
             Some([set, _]) => Feed::Features {
                 set,
-                order: trainer.train.order(epoch),
+                order: train.order(epoch),
                 batch_size: config.batch_size,
                 next: first,
             },
             None => Feed::Pictures {
-                epoch: trainer.train.epoch_from(epoch, first),
+                epoch: train.epoch_from(epoch, first),
                 mixing: config.mix().map(|mix| Mixing {
                     mix,
                     seed: config.seed,
@@ -72,8 +92,11 @@ impl<'a> Feed<'a> {
 
     /// Pictures that could not be read so far.
     pub fn skipped(&self) -> Vec<SkippedFile> {
+        let named = |skipped: &[Skipped]| skipped.iter().map(SkippedFile::of).collect();
         match self {
-            Feed::Pictures { epoch, .. } => epoch.skipped().iter().map(SkippedFile::of).collect(),
+            Feed::Pictures { epoch, .. } => named(epoch.skipped()),
+            Feed::Masks(epoch, _) => named(epoch.skipped()),
+            Feed::Boxes(epoch, _) => named(epoch.skipped()),
             Feed::Features { set, .. } => set.skipped.clone(),
         }
     }
@@ -96,11 +119,20 @@ impl<'a> Feed<'a> {
                 };
                 Some(Ok(Fed {
                     number: batch.number,
+                    samples: batch.labels.len(),
                     input: Input::Pictures(batch.images, batch.shape),
                     labels: batch.labels,
                     target,
                 }))
             }
+            Feed::Masks(epoch, loss) => {
+                let loss = *loss;
+                of_vision(epoch.next()?, |masks| Target::Masks(masks.concat(), loss))
+            }
+            Feed::Boxes(epoch, spec) => of_vision(epoch.next()?, |targets| {
+                let boxes = targets.into_iter().map(|target| target.boxes);
+                Target::Boxes(boxes.collect(), Arc::clone(spec))
+            }),
             Feed::Features {
                 set,
                 order,
@@ -116,10 +148,28 @@ impl<'a> Feed<'a> {
                         number,
                         input,
                         target: Target::Classes(labels.clone()),
+                        samples: labels.len(),
                         labels,
                     }));
                 }
             },
         }
     }
+}
+
+/// A batch of masks or boxes.
+fn of_vision<L>(
+    batch: Result<Batch<L>, DataError>,
+    target: impl FnOnce(Vec<L>) -> Target,
+) -> Option<Result<Fed, TrainError>> {
+    Some(match batch {
+        Ok(batch) => Ok(Fed {
+            number: batch.number,
+            samples: batch.labels.len(),
+            input: Input::Pictures(batch.images, batch.shape),
+            labels: Vec::new(),
+            target: target(batch.labels),
+        }),
+        Err(error) => Err(error.into()),
+    })
 }

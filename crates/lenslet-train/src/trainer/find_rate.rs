@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Trainer;
 use super::feed::Feed;
+use super::{Observer, Trainer};
 use crate::TrainError;
 use crate::files::write_atomic;
 use crate::history::{losses_by_rate_svg, rates_csv};
@@ -34,13 +34,24 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::run`], but divergence only ends the test.
-    pub fn find_rate(mut self, stop: &AtomicBool) -> Result<Option<FoundRate>, TrainError> {
+    pub fn find_rate(
+        mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+    ) -> Result<Option<FoundRate>, TrainError> {
+        // The rate is looked for with all that is to train.
+        self.config.train.head_epochs = 0;
+        if !self.prepare_features(observer, stop)? {
+            return Ok(None);
+        }
+        // Taken out, so that the batches can be read while the model changes.
+        let features = self.features.take();
         let mut points: Vec<(f64, f64)> = Vec::new();
         let (mut mean, mut lowest) = (0.0, f64::INFINITY);
         let parts = self.parts.clone();
         let mult = self.config.train.backbone_lr_mult;
         'test: for epoch in 0.. {
-            let mut feed = Feed::of(&self, None, epoch, 0);
+            let mut feed = Feed::of(&self, features.as_ref(), epoch, 0);
             let before = points.len();
             while let Some(fed) = feed.next_batch() {
                 let fed = fed?;
@@ -52,8 +63,9 @@ impl Trainer {
                 let rate = RANGE[0] * (RANGE[1] / RANGE[0]).powf(share);
                 self.device
                     .seed(self.config.train.seed ^ ((step as u64) << 20));
+                let input = self.behind_backbone(fed.input)?;
                 let (criterion, device) = (&self.criterion, &self.device);
-                let done = backward(self.model(), fed.input, &fed.target, criterion, device);
+                let done = backward(self.model(), input, &fed.target, criterion, device);
                 mean = SMOOTHING * mean + (1.0 - SMOOTHING) * done.loss;
                 let smooth = mean / (1.0 - SMOOTHING.powi(step as i32 + 1));
                 let Some(gradients) = done.gradients.filter(|_| smooth <= DIVERGED * lowest) else {

@@ -1,19 +1,14 @@
 //! What a new and a resumed run share.
 
-use std::sync::Arc;
-
 use burn::tensor::Device;
-use lenslet_data::{
-    Augment, Dataset, Loader, LoaderConfig, OnUnreadable, Preprocess, class_counts,
-};
+use lenslet_data::{Loader, LoaderConfig, OnUnreadable, Preprocess};
 use lenslet_models::Variant;
 use lenslet_nn::HeadKind;
 
 use super::Trainer;
-use crate::loss::balanced_weights;
+use super::work::Work;
 use crate::run::{Checkpoint, RunConfig, RunDir};
-use crate::source::Split;
-use crate::{Criterion, Parts, TrainError};
+use crate::{Criterion, Data, Parts, TrainError, even_batch};
 
 /// Data and model description.
 pub(super) struct Prepared {
@@ -21,12 +16,11 @@ pub(super) struct Prepared {
     pub preprocess: Preprocess,
     pub classes: Vec<String>,
     criterion: Criterion,
-    train: Loader,
-    val: Loader,
+    work: Work,
 }
 
 impl Prepared {
-    pub fn new(config: &RunConfig, split: Split) -> Result<Self, TrainError> {
+    pub fn new(config: &RunConfig, data: Data) -> Result<Self, TrainError> {
         let train = &config.train;
         let variant = train.variant()?;
         if train.head == HeadKind::Mlp && variant.family == "SqueezeNet" {
@@ -40,29 +34,17 @@ impl Prepared {
             Some(preprocess) => preprocess,
             None => train.preprocess()?,
         };
-        let loader = |dataset: Arc<dyn Dataset>, augment: Option<Augment>, shuffle: bool| {
-            let settings = LoaderConfig {
-                batch_size: train.batch_size,
-                shuffle,
-                seed: train.seed,
-                workers: config.threads,
-                on_unreadable: OnUnreadable::Skip {
-                    limit: train.max_unreadable,
-                },
-                ..LoaderConfig::default()
-            };
-            Loader::new(dataset, preprocess, augment, settings)
-        };
-        let counts = class_counts(split.train.as_ref());
+        let classes = data.classes().to_vec();
+        let build = config.build(classes.len());
+        let (work, class_weights) = Work::new(config, data, preprocess, &build)?;
         Ok(Self {
             variant,
-            classes: split.train.class_names().to_vec(),
+            classes,
             criterion: Criterion {
                 label_smoothing: train.label_smoothing,
-                class_weights: train.class_weights.then(|| balanced_weights(&counts)),
+                class_weights,
             },
-            train: loader(split.train, train.augmentation()?, true)?,
-            val: loader(split.val, None, false)?,
+            work,
             preprocess,
         })
     }
@@ -81,8 +63,7 @@ impl Prepared {
             variant: self.variant,
             preprocess: self.preprocess,
             classes: self.classes,
-            train: self.train,
-            val: self.val,
+            work: self.work,
             device,
             parts,
             criterion: self.criterion,
@@ -90,7 +71,33 @@ impl Prepared {
             optimizer: stand.optimizer,
             ema: stand.ema,
             features: None,
+            frozen: None,
             progress: stand.progress,
         }
     }
+}
+
+/// What the loading of all pictures of a run has in common.
+pub(super) fn loading(config: &RunConfig) -> LoaderConfig {
+    LoaderConfig {
+        workers: config.threads,
+        on_unreadable: OnUnreadable::Skip {
+            limit: config.train.max_unreadable,
+        },
+        ..LoaderConfig::default()
+    }
+}
+
+/// The pictures of `train` as they are, in the order of the dataset.
+pub(super) fn loader(
+    config: &RunConfig,
+    train: &Loader,
+    preprocess: Preprocess,
+) -> Result<Loader, TrainError> {
+    let dataset = train.dataset().clone();
+    let settings = LoaderConfig {
+        batch_size: even_batch(dataset.len(), config.train.batch_size),
+        ..loading(config)
+    };
+    Ok(Loader::new(dataset, preprocess, None, settings)?)
 }

@@ -11,13 +11,14 @@ use lenslet_kernels::{kernel_choices, peak_bandwidth, peak_operations};
 use lenslet_models::{ImageModel, Model, Variant};
 use lenslet_nn::{Init, timing};
 use lenslet_train::{
-    Criterion, Input, Optimizer, Recipe, Rule, Target, compile, find_variant, train_step,
+    Criterion, EngineKind, Input, Optimizer, Recipe, Rule, Target, compile, find_variant,
+    train_step,
 };
 use serde_json::json;
 
 use super::device;
 use crate::Ended;
-use crate::cli::{BenchArgs, Common, EngineKind};
+use crate::cli::{BenchArgs, Common};
 use crate::report::{self, grouped, percent};
 
 /// Calls before the measurement: buffers are made and the clock comes up.

@@ -5,6 +5,7 @@ use lenslet_data::check::{self, Duplicates, Group, Report};
 use lenslet_data::decode::Limits;
 use lenslet_data::rng::{Purpose, Rng};
 use lenslet_data::{Image, natural_order};
+use lenslet_models::Task;
 use lenslet_train::{DataSource, write_atomic};
 
 use super::{picture_bar, usual_model};
@@ -16,6 +17,7 @@ pub fn run(args: &DataArgs, common: &Common) -> Result<Ended> {
     match &args.what {
         Data::Check(args) => check(args, common),
         Data::Preview(args) => preview(args, common),
+        Data::Scenes(args) => super::scenes::run(args, common),
     }
 }
 
@@ -162,9 +164,14 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
     let data = DataSource::at(&args.data, None, seed)?;
     let pictures = data.is_files();
     let model = args.model.as_deref().unwrap_or(usual_model(pictures));
-    let config = args.settings.config(model, pictures, None);
+    // As training starts unless told: from weights, where there are pictures.
+    let weights = (pictures && !args.settings.from_scratch).then(String::new);
+    let config = args
+        .settings
+        .config(Task::Classification, model, pictures, weights);
     config.validate()?;
     let (preprocess, augment) = (config.preprocess()?, config.augmentation()?);
+    let repeat = args.repeat.unwrap_or(if augment.is_some() { 6 } else { 1 });
     let train = data.open()?.train;
     let mut order: Vec<usize> = (0..train.len()).collect();
     Rng::keyed(seed, Purpose::Shuffle, 0, 0).shuffle(&mut order);
@@ -177,20 +184,23 @@ fn preview(args: &PreviewArgs, common: &Common) -> Result<Ended> {
                 continue;
             }
         };
-        for epoch in 0..args.repeat as u64 {
+        for epoch in 0..repeat as u64 {
             let mut rng = Rng::keyed(seed, Purpose::Augment, epoch, index as u64);
             let augment = augment.as_ref().map(|augment| (augment, &mut rng));
             cells.push(preprocess.pixels(image.clone(), augment)?);
         }
     }
-    let sheet = Image::contact_sheet(&cells, args.repeat).to_png()?;
+    let sheet = Image::contact_sheet(&cells, repeat).to_png()?;
     write_atomic(&args.output, &sheet)?;
     if common.json {
         report::print_json(&serde_json::json!({
-            "output": args.output, "pictures": cells.len() / args.repeat, "augment": augment,
+            "output": args.output, "pictures": cells.len() / repeat, "augment": augment,
         }))?;
     } else {
         report::print(args.output.display())?;
+        if augment.is_none() && !common.quiet {
+            eprintln!("nothing is changed at random here; --augment light or --freeze none would");
+        }
     }
     Ok(Ended::Done)
 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, bail};
 use lenslet_data::{Loader, LoaderConfig, OnUnreadable};
-use lenslet_train::{DataSource, Evaluation, ModelInfo, evaluate};
+use lenslet_models::Task;
+use lenslet_train::{
+    DataSource, Evaluation, ModelInfo, Runner, evaluate, even_batch, find_variant,
+};
 use serde_json::json;
 
 use super::{device, model, picture_bar, stop_flag};
@@ -12,14 +15,21 @@ use crate::report::{self, confusion_table, grouped, percent};
 
 pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
     let (model, info) = model::open(&args.model, &device(), common)?;
+    let task = find_variant(&info.architecture)?.task;
     let source = match &args.data {
-        Some(path) => DataSource::at(path, None, 0)?,
+        Some(path) => DataSource::for_task(task, path, None, 0)?,
         None => trained_on(&info)?,
     };
+    if task != Task::Classification {
+        return super::vision::eval((&model, &info), &source, args, common, threads);
+    }
     let data = source.part(args.split, &info.classes)?;
+    let batch = even_batch(data.len(), args.batch_size);
+    let [c, h, w] = info.preprocess.output_shape();
+    let runner = Runner::logits(args.engine, &model, [batch, c, h, w], &device())?;
     let settings = LoaderConfig {
         workers: threads,
-        batch_size: args.batch_size,
+        batch_size: batch,
         on_unreadable: OnUnreadable::Skip { limit: 1.0 },
         ..LoaderConfig::default()
     };
@@ -27,7 +37,7 @@ pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
     let loader = Loader::new(data, info.preprocess, None, settings)?;
     let stop = stop_flag()?;
     let mut progress = |done: usize| bar.set_position(done as u64);
-    let evaluation = evaluate(&model, &loader, &device(), args.tta, &mut progress, &stop)?;
+    let evaluation = evaluate(&runner, &loader, args.tta, &mut progress, &stop)?;
     bar.finish_and_clear();
     let Some(evaluation) = evaluation else {
         return Ok(Ended::Interrupted);

@@ -3,12 +3,20 @@
 pub mod bench;
 pub mod calc;
 pub mod data;
+pub mod draw;
 pub mod eval;
+pub mod explain;
 pub mod fetch;
 pub mod model;
+pub mod models;
 pub mod predict;
+pub mod run;
+pub mod scenes;
+pub mod structure;
+pub mod summary;
 pub mod train;
 pub mod verify;
+pub mod vision;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -17,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressStyle};
+use lenslet_models::Task;
 use lenslet_train::TrainError;
 
 use crate::cli::Common;
@@ -49,6 +58,15 @@ pub const INSIDE: &str = "efficientnet_lite0";
 /// The architecture for pictures, or for digits, where none is named.
 pub fn usual_model(pictures: bool) -> &'static str {
     if pictures { INSIDE } else { "lenet5" }
+}
+
+/// The architecture for a task where none is named.
+pub fn usual_for(task: Task, pictures: bool) -> &'static str {
+    match task {
+        Task::Classification => usual_model(pictures),
+        Task::Segmentation => "unet",
+        Task::Detection => "yolo",
+    }
 }
 
 /// The device to calculate on. The command line has checked the name.

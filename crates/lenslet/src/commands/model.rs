@@ -5,20 +5,39 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use lenslet_models::{Auxiliary, LoadOptions, Model, PublishedFile, Variant, imagenet_classes};
+use lenslet_models::{
+    Auxiliary, BuildOptions, LoadOptions, Model, PublishedFile, Variant, imagenet_classes,
+};
 use lenslet_nn::Init;
 use lenslet_train::{FORMAT, ModelInfo, Pretrained, find_variant, load_model, model_path};
 use serde_json::json;
 
-use super::fetch;
-use crate::cli::{Common, ModelArgs};
+use super::{INSIDE, fetch};
+use crate::cli::{Common, ModelArgs, NamedModel};
 
 /// The model that the arguments name, with all that is known of it.
 pub fn open(args: &ModelArgs, device: &Device, common: &Common) -> Result<(Model, ModelInfo)> {
     match (&args.model, &args.weights) {
         (None, _) => embedded(device),
-        (Some(name), Some(weights)) => with_weights(name, weights, device, common),
+        (Some(name), Some(weights)) => {
+            with_weights(name, weights, BuildOptions::new(0), device, common)
+        }
         (Some(path), None) => trained(path, device),
+    }
+}
+
+/// The model that a command takes by position, built as told. EfficientNet-Lite0 without weights is
+/// the one inside the program.
+pub fn open_named(
+    named: &NamedModel,
+    build: BuildOptions,
+    device: &Device,
+    common: &Common,
+) -> Result<(Model, ModelInfo)> {
+    match &named.weights {
+        Some(weights) => with_weights(&named.model, weights, build, device, common),
+        None if named.model == Path::new(INSIDE) && !named.model.exists() => embedded(device),
+        None => trained(&named.model, device),
     }
 }
 
@@ -38,8 +57,8 @@ fn trained(path: &Path, device: &Device) -> Result<(Model, ModelInfo)> {
     let architecture = path.to_str().and_then(lenslet_models::variant);
     match architecture {
         Some(variant) if !path.exists() => bail!(
-            "{} is an architecture and has no weights of its own; give them with --weights FILE, or the folder of a \
-             trained model with --model",
+            "{} is an architecture and has no weights of its own; give them with --weights FILE, or give the folder \
+             of a trained model instead",
             variant.name
         ),
         _ => Ok(load_model(path, device)?),
@@ -49,6 +68,7 @@ fn trained(path: &Path, device: &Device) -> Result<(Model, ModelInfo)> {
 fn with_weights(
     name: &Path,
     given: &Path,
+    build: BuildOptions,
     device: &Device,
     common: &Common,
 ) -> Result<(Model, ModelInfo)> {
@@ -56,7 +76,10 @@ fn with_weights(
     let (file, published) = locate(variant, given, common)?;
     let weights = lenslet_weights::read(&file)?;
     // Auxiliary classifiers have no part in a prediction.
-    let options = LoadOptions::as_stored().with_auxiliary(Auxiliary::Without);
+    let options = LoadOptions {
+        build,
+        ..LoadOptions::as_stored().with_auxiliary(Auxiliary::Without)
+    };
     let loaded = variant
         .load(weights, &options, &mut Init::empty(device))
         .with_context(|| format!("{} does not fit", file.display()))?;
@@ -108,6 +131,8 @@ pub fn start_from(
     common: &Common,
 ) -> Result<Pretrained> {
     let variant = find_variant(name.unwrap_or(usual))?;
+    // A model over a backbone starts from that one's weights.
+    let variant = variant.backbone().unwrap_or(variant);
     let (file, published) = locate(variant, given, common)?;
     let weights = lenslet_weights::read(&file)?;
     let start = Pretrained::new(given.display().to_string(), weights)?;

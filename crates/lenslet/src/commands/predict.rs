@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use lenslet_data::{DataError, images_in};
-use lenslet_train::{Predicting, Prediction, Predictor};
+use lenslet_models::Task;
+use lenslet_train::{Predicting, Prediction, Predictor, find_variant};
 use serde_json::json;
 
 use super::{device, model, picture_bar, stop_flag};
@@ -17,6 +18,9 @@ use crate::report::{self, percent};
 pub fn run(args: &PredictArgs, common: &Common, threads: usize) -> Result<Ended> {
     let device = device();
     let (model, info) = model::open(&args.model, &device, common)?;
+    if find_variant(&info.architecture)?.task != Task::Classification {
+        return super::vision::predict((&model, &info), args, common);
+    }
     let predictor = Predictor::new(model, info, &device);
     if args.csv {
         report::print("path,rank,class,probability")?;
@@ -37,6 +41,7 @@ pub fn run(args: &PredictArgs, common: &Common, threads: usize) -> Result<Ended>
         test_time: args.tta,
         batch_size: args.batch_size,
         threads,
+        engine: args.engine,
     };
     let stop = stop_flag()?;
     // Results on a terminal are progress enough.
@@ -108,7 +113,7 @@ fn print_csv(path: &Path, predictions: &[Prediction]) -> Result<()> {
 
 /// Files as they are, the pictures in folders, and what patterns match; each in order of name.
 /// A folder without pictures is a failure of its own, not of what is beside it.
-fn expand(given: &[PathBuf]) -> Vec<Result<PathBuf>> {
+pub(super) fn expand(given: &[PathBuf]) -> Vec<Result<PathBuf>> {
     let mut images = Vec::new();
     for path in given {
         if path.is_dir() {

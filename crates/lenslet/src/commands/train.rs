@@ -7,13 +7,15 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use lenslet_data::boxes::BoxSet;
+use lenslet_models::Task;
 use lenslet_nn::num_params;
 use lenslet_train::{
-    DataSource, EpochRecord, Freeze, Observer, Outcome, PartSize, Pretrained, RunConfig, RunDir,
-    Summary, Trainer, load_model,
+    Data, DataSource, EpochRecord, Freeze, Measured, Observer, Outcome, PartSize, Pretrained,
+    RunConfig, RunDir, Summary, Trainer, load_model,
 };
 
-use super::{INSIDE, device, model, stop_flag, usual_model};
+use super::{INSIDE, device, model, stop_flag, usual_for};
 use crate::Ended;
 use crate::cli::{Common, TrainArgs};
 use crate::report::{self, duration, grouped, percent, shell};
@@ -36,10 +38,10 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
         introduce(&trainer);
     }
     let stop = stop_flag()?;
-    if lr_find {
-        return find_rate(trainer, common, &stop);
-    }
     let mut progress = Progress::new(common, epochs);
+    if lr_find {
+        return find_rate(trainer, &mut progress, common, &stop);
+    }
     let outcome = trainer.run(&mut progress, &stop);
     progress.finish();
     match outcome? {
@@ -61,8 +63,14 @@ pub fn run(args: TrainArgs, common: &Common, threads: usize) -> Result<Ended> {
 /// A new run as the command line has it.
 fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
     let seed = args.settings.seed.unwrap_or_default();
+    let task = args.task.task();
+    let classify = task == Task::Classification;
     let data = match &args.data {
-        Some(path) => DataSource::at(path, args.val_split, seed)?,
+        Some(path) => DataSource::for_task(task, path, args.val_split, seed)?,
+        None if !classify => bail!(
+            "--task needs data: name a folder, such as one that `{} data scenes` makes",
+            report::program()
+        ),
         None if args.val_split.is_some() => {
             bail!("--val-split divides pictures of yours: name their folder")
         }
@@ -71,12 +79,13 @@ fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
     let pictures = data.is_files();
     if pictures {
         // Faults in the data are told before weights are read or fetched.
-        data.open()?;
+        tell_faults(&data.data()?);
     }
-    let usual = usual_model(pictures);
+    let usual = usual_for(task, pictures);
     let weights = match (&args.weights, args.model.as_deref()) {
         (Some(given), name) => Some(model::start_from(name, given, usual, common)?),
         (None, _) if args.settings.from_scratch => None,
+        (None, _) if !classify => None,
         (None, None) if pictures => Some(model::start_from_inside()?),
         (None, Some(INSIDE)) if cfg!(feature = "pretrained") => Some(model::start_from_inside()?),
         (None, _) => None,
@@ -90,7 +99,7 @@ fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
             .collect::<Vec<_>>()
             .join(" "),
         version: env!("CARGO_PKG_VERSION").to_string(),
-        train: args.settings.config(model, pictures, origin),
+        train: args.settings.config(task, model, pictures, origin),
         data,
         fingerprint: String::new(),
         build: None,
@@ -100,9 +109,23 @@ fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
     Ok(Trainer::start(config, &device(), weights, args.output)?)
 }
 
+/// Names the boxes that make no sense and are left out.
+fn tell_faults(data: &Data) {
+    /// Boxes that are named.
+    const SHOWN: usize = 20;
+    let Data::Boxes(sets) = data else { return };
+    let faults: Vec<_> = sets.iter().flat_map(BoxSet::faults).collect();
+    for fault in faults.iter().take(SHOWN) {
+        eprintln!("left out: {}: {}", fault.place, fault.reason);
+    }
+    if faults.len() > SHOWN {
+        eprintln!("and {} more boxes left out", faults.len() - SHOWN);
+    }
+}
+
 fn introduce(trainer: &Trainer) {
     let config = trainer.config();
-    let [train, val] = trainer.loaders().map(|loader| loader.dataset().len());
+    let [train, val] = trainer.pictures();
     eprintln!(
         "{} ({} parameters) on {}: {} pictures to train on, {} held out, {} classes, {} threads",
         config.train.model,
@@ -130,15 +153,26 @@ fn introduce(trainer: &Trainer) {
         table.add_row(["all".into(), params, trainable]);
         eprintln!("{table}");
     }
+    match trainer.head_epochs() {
+        0 => {}
+        n => eprintln!("the classifier trains alone for {n} epochs, then all that is trainable"),
+    }
     if trainer.caches_features() {
         eprintln!("the frozen backbone runs once for every picture");
     }
 }
 
 /// Tries learning rates and says which is good.
-fn find_rate(trainer: Trainer, common: &Common, stop: &AtomicBool) -> Result<Ended> {
+fn find_rate(
+    trainer: Trainer,
+    progress: &mut Progress,
+    common: &Common,
+    stop: &AtomicBool,
+) -> Result<Ended> {
     let run = trainer.run_dir().path().to_path_buf();
-    let Some(found) = trainer.find_rate(stop)? else {
+    let found = trainer.find_rate(progress, stop);
+    progress.finish();
+    let Some(found) = found? else {
         return Ok(Ended::Interrupted);
     };
     if common.json {
@@ -232,12 +266,19 @@ impl Observer for Progress {
             return;
         }
         self.say(&format!(
-            "epoch {:>3}/{}  train loss {:.4} acc {}  val loss {:.4} acc {}  lr {:.2e}  {:.0} images/s  {}{}",
+            "epoch {:>3}/{}  train loss {:.4}{}  val loss {:.4} {} {}  lr {:.2e}  {:.0} images/s  {}{}",
             r.epoch,
             self.epochs,
             r.train_loss,
-            percent(r.train_acc),
+            match r.chief() {
+                "accuracy" => format!(" acc {}", percent(r.train_acc)),
+                _ => String::new(),
+            },
             r.val_loss,
+            match r.chief() {
+                "accuracy" => "acc",
+                other => other,
+            },
             percent(r.val_acc),
             r.lr.head,
             r.images_per_s,
@@ -251,19 +292,33 @@ impl Observer for Progress {
 fn conclude(summary: &Summary, run: &Path, common: &Common) -> Result<()> {
     let evaluation = &summary.evaluation;
     if common.json {
-        return report::print_json(&serde_json::json!({
+        let mut object = serde_json::json!({
             "run": run,
             "best_epoch": summary.best.epoch,
             "best_val_acc": summary.best.val_acc,
-            "val_loss": evaluation.loss,
-            "top5": evaluation.top5,
+            "val_loss": evaluation.loss(),
+            "top5": null,
             "skipped": summary.skipped,
             "seconds": summary.seconds,
-        }));
+        });
+        match evaluation {
+            Measured::Classes(found) => object["top5"] = found.top5.into(),
+            _ => object["measures"] = serde_json::to_value(evaluation.measures())?,
+        }
+        return report::print_json(&object);
     }
     let mut table = report::table(&["result", ""]);
-    table.add_row(["validation accuracy", &percent(evaluation.top1)]);
-    table.add_row(["validation loss", &format!("{:.4}", evaluation.loss)]);
+    let chief = format!("validation {}", summary.best.chief());
+    table.add_row([chief.as_str(), &percent(evaluation.chief())]);
+    if let Measured::Boxes(found) = evaluation {
+        let all = percent(found.precision.over_all());
+        table.add_row(["validation mAP@0.5:0.95", &all]);
+    }
+    if let Measured::Masks(found) = evaluation {
+        table.add_row(["validation mean Dice", &percent(found.mean_dice())]);
+        table.add_row(["pixels right", &percent(found.pixel_accuracy())]);
+    }
+    table.add_row(["validation loss", &format!("{:.4}", evaluation.loss())]);
     table.add_row(["best epoch", &summary.best.epoch.to_string()]);
     table.add_row(["time", &duration(summary.seconds)]);
     table.add_row(["run", &run.display().to_string()]);

@@ -1,0 +1,129 @@
+//! U-Net over any backbone: the stages of a classifier are the contracting path.
+//!
+//! The expanding path is that of O. Ronneberger, P. Fischer, T. Brox, *U-Net: Convolutional Networks
+//! for Biomedical Image Segmentation*, MICCAI 2015, with nearest-neighbour upsampling in the place of
+//! transposed convolutions (A. Odena, V. Dumoulin, C. Olah, *Deconvolution and Checkerboard
+//! Artifacts*, Distill 2016).
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use lenslet_nn::tap::tap;
+use lenslet_nn::{
+    Conv2d, Conv2dConfig, Init, Interpolation, concat, global_avg_pool, resize, to_nchw,
+};
+
+use crate::backbone::Backbone;
+use crate::model::{ImageModel, Output, Stage};
+use crate::unet::DoubleConv;
+use crate::{BuildOptions, Variant};
+
+/// Channels of the expanding path where the image's own size is reached, and the most anywhere.
+const WIDTHS: [usize; 2] = [16, 256];
+
+/// The expanding path.
+#[derive(Module, Debug)]
+pub struct UNetHead {
+    blocks: Vec<DoubleConv>,
+    final_conv: Conv2d,
+}
+
+/// A backbone, and an expanding path that also sees the maps of its finer stages.
+#[derive(Module, Debug)]
+pub struct UNetOver {
+    encoder: Backbone,
+    head: UNetHead,
+    #[module(skip)]
+    strides: Vec<usize>,
+}
+
+/// What the expanding path joins, step by step: every stride down to 1, with the level of that stride
+/// if there is one.
+fn steps(strides: &[usize]) -> Vec<(usize, Option<usize>)> {
+    let mut stride = strides.last().copied().unwrap_or(1);
+    let mut steps = Vec::new();
+    while stride > 1 {
+        stride /= 2;
+        steps.push((stride, strides.iter().position(|&s| s == stride)));
+    }
+    steps
+}
+
+impl UNetOver {
+    /// Makes the network over `backbone` for `options.num_classes` classes.
+    pub fn new(backbone: &'static Variant, options: &BuildOptions, init: &mut Init) -> Self {
+        let encoder = Backbone::new(backbone, options, init);
+        let levels = encoder.level_info();
+        let strides: Vec<usize> = levels.iter().map(|l| l.stride).collect();
+        let mut below = levels.last().map_or(0, |l| l.channels);
+        let mut blocks = Vec::new();
+        for (stride, level) in steps(&strides) {
+            let skip = level.map_or(0, |i| levels[i].channels);
+            let width = (WIDTHS[0] * stride).min(WIDTHS[1]);
+            blocks.push(DoubleConv::new(below + skip, width, init));
+            below = width;
+        }
+        let final_conv = Conv2dConfig::new(below, options.num_classes, 1).init(init);
+        Self {
+            encoder,
+            head: UNetHead { blocks, final_conv },
+            strides,
+        }
+    }
+
+    /// The map in front of the last convolution: `[N, H, W, C]`.
+    fn decode(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let mut levels = self.encoder.levels(x);
+        let Some(mut x) = levels.pop() else {
+            unreachable!("every backbone has a stage");
+        };
+        for (i, (stride, level)) in steps(&self.strides).into_iter().enumerate() {
+            let skip = level.and_then(|at| levels.get(at).cloned());
+            // Odd sizes were rounded on the way down, each backbone in its own way.
+            let size = match &skip {
+                Some(skip) => [skip.dims()[1], skip.dims()[2]],
+                None => [height.div_ceil(stride), width.div_ceil(stride)],
+            };
+            x = resize(x, size, Interpolation::Nearest);
+            if let Some(skip) = skip {
+                x = concat(vec![skip, x]);
+            }
+            x = tap("head", || {
+                tap("blocks", || tap(i, || self.head.blocks[i].forward(x)))
+            });
+        }
+        x
+    }
+
+    fn map(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.decode(x);
+        tap("head", || {
+            tap("final_conv", || self.head.final_conv.forward(x))
+        })
+    }
+}
+
+impl ImageModel for UNetOver {
+    fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        global_avg_pool(self.map(x))
+    }
+
+    fn output(&self, x: Tensor<4>) -> Output {
+        Output::Map(to_nchw(self.map(x)))
+    }
+
+    fn stages(&self, x: Tensor<4>) -> Vec<Tensor<4>> {
+        self.encoder.model().stages(x)
+    }
+
+    fn stage_info(&self) -> Vec<Stage> {
+        self.encoder.stage_info("encoder")
+    }
+
+    fn embed(&self, x: Tensor<4>) -> Tensor<2> {
+        global_avg_pool(self.decode(x))
+    }
+}
+
+/// The variants are made for every backbone: see [`crate::composed`].
+pub(crate) static VARIANTS: &[Variant] = &[];
