@@ -36,6 +36,7 @@ mod plan;
 mod session;
 mod step;
 mod view;
+mod weight;
 
 pub use error::EngineError;
 pub use passes::PassInfo;

@@ -7,7 +7,7 @@
 use crate::buffer::with_local;
 use crate::epilogue::load;
 use crate::error::{KernelError, expect_len};
-use crate::pool::{SharedMut, parallel_for};
+use crate::pool::{SharedMut, parallel_chunks_mut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 use crate::tile::geometry;
 
@@ -439,15 +439,28 @@ pub(crate) struct BlockSums<'a> {
     pub sums: &'a [f32],
 }
 
-/// Sums both terms over blocks of fixed size on all threads, then hands the blocks to `merge` in order.
+/// Brings the sums of all blocks together.
+pub(crate) trait Merge: Sync {
+    /// What becomes of a channel.
+    type Total: Send;
+
+    /// Merges the channels from `first` on into as many totals, block by block in their order.
+    fn merge(&self, blocks: &[BlockSums<'_>], first: usize, totals: &mut [Self::Total]);
+}
+
+/// Channels that one thread merges.
+const MERGED: usize = 128;
+
+/// Sums both terms over blocks of fixed size, then merges the blocks into a total for each channel; both on all threads.
 ///
 /// # Safety
 ///
 /// The terms' buffers must have the layout's elements, and its parameters the layout's width.
-pub(crate) unsafe fn sum_columns<T: ColumnTerms>(
+pub(crate) unsafe fn sum_columns<T: ColumnTerms, M: Merge>(
     layout: &Layout,
     terms: &T,
-    mut merge: impl FnMut(BlockSums<'_>),
+    merge: &M,
+    totals: &mut [M::Total],
 ) {
     let (blocks, per_block) = layout.blocks();
     let isa = isa();
@@ -461,19 +474,71 @@ pub(crate) unsafe fn sum_columns<T: ColumnTerms>(
             let sums = unsafe { shared.slice(i * stride, 2 * part.width) };
             dispatch_on(isa, SumPart { terms, part, sums });
         });
-        for i in 0..blocks {
-            let Part { start, rows, width } = layout.block(i, per_block);
-            merge(BlockSums {
-                start,
-                rows,
-                width,
-                sums: &local.a[i * stride..i * stride + 2 * width],
-            });
-        }
+        let blocks: Vec<BlockSums> = (0..blocks)
+            .map(|i| {
+                let Part { start, rows, width } = layout.block(i, per_block);
+                BlockSums {
+                    start,
+                    rows,
+                    width,
+                    sums: &local.a[i * stride..i * stride + 2 * width],
+                }
+            })
+            .collect();
+        parallel_chunks_mut(totals, MERGED, |i, totals| {
+            let part = MergePart {
+                merge,
+                blocks: &blocks,
+                first: i * MERGED,
+                totals,
+            };
+            dispatch_on(isa, part);
+        });
     });
 }
 
-/// As [`sum_columns`], added up in f64 per channel.
+struct MergePart<'a, M: Merge> {
+    merge: &'a M,
+    blocks: &'a [BlockSums<'a>],
+    first: usize,
+    totals: &'a mut [M::Total],
+}
+
+impl<M: Merge> Kernel for MergePart<'_, M> {
+    type Output = ();
+
+    // Inlined, so that its loops are compiled for the instruction set.
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        self.merge.merge(self.blocks, self.first, self.totals);
+    }
+}
+
+/// Adds up in f64; `channels` of them.
+struct Totals {
+    channels: usize,
+}
+
+impl Merge for Totals {
+    type Total = [f64; 2];
+
+    #[inline(always)]
+    fn merge(&self, blocks: &[BlockSums<'_>], first: usize, totals: &mut [[f64; 2]]) {
+        totals.fill([0.0; 2]);
+        for block in blocks {
+            let (a, b) = block.sums.split_at(block.width);
+            for at in (first..block.width).step_by(self.channels) {
+                let sums = a[at..].iter().zip(&b[at..]);
+                for (total, (&a, &b)) in totals.iter_mut().zip(sums) {
+                    total[0] += f64::from(a);
+                    total[1] += f64::from(b);
+                }
+            }
+        }
+    }
+}
+
+/// Both terms per channel, added up in f64 over blocks of fixed size.
 ///
 /// # Safety
 ///
@@ -482,18 +547,11 @@ pub(crate) unsafe fn channel_sums<T: ColumnTerms>(
     layout: &Layout,
     channels: usize,
     terms: &T,
-) -> [Vec<f64>; 2] {
-    let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-    if channels == 0 {
-        return totals;
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        sum_columns(layout, terms, |block| {
-            for (total, sums) in totals.iter_mut().zip(block.sums.chunks(block.width)) {
-                add_repeated(total, sums);
-            }
-        });
+) -> Vec<[f64; 2]> {
+    let mut totals = vec![[0.0; 2]; channels];
+    if channels > 0 {
+        // SAFETY: the caller's promise.
+        unsafe { sum_columns(layout, terms, &Totals { channels }, &mut totals) };
     }
     totals
 }

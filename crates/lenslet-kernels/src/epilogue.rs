@@ -1,6 +1,7 @@
 //! What happens to a product before it is written: scale, bias, residual addition, activation.
 
 use crate::error::{KernelError, expect_len};
+use crate::moments::Moments;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::vmath;
 
@@ -133,6 +134,8 @@ pub struct Epilogue<'a> {
     pub residual: Option<Residual<'a>>,
     /// Function to apply.
     pub activation: Activation,
+    /// What notes mean and variance of every channel of the finished output.
+    pub moments: Option<&'a Moments>,
 }
 
 impl<'a> Epilogue<'a> {
@@ -142,6 +145,7 @@ impl<'a> Epilogue<'a> {
         bias: None,
         residual: None,
         activation: Activation::None,
+        moments: None,
     };
 
     /// A bias and an activation.
@@ -192,6 +196,7 @@ impl<'a> Epilogue<'a> {
                 self.activation
             },
             residual_late: after,
+            moments: self.moments.map_or(std::ptr::null(), std::ptr::from_ref),
         }
     }
 }
@@ -220,6 +225,7 @@ pub(crate) struct Post {
     /// What is applied in a second pass over a tile that is still in the first cache level.
     pub late: Activation,
     pub residual_late: bool,
+    pub moments: *const Moments,
 }
 
 // SAFETY: the pointers come from shared slices that outlive the job, and are only read.
@@ -228,6 +234,16 @@ unsafe impl Send for Post {}
 unsafe impl Sync for Post {}
 
 impl Post {
+    /// Where the output's moments go, if anywhere.
+    ///
+    /// # Safety
+    ///
+    /// The epilogue that this was made of must be alive.
+    pub unsafe fn moments(&self) -> Option<&Moments> {
+        // SAFETY: null, or a reference that the epilogue holds.
+        unsafe { self.moments.as_ref() }
+    }
+
     /// Applies everything to `n` columns from `col` of output row `row`; all lanes count unless `PARTIAL`.
     ///
     /// # Safety

@@ -5,7 +5,7 @@
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
 
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, with_local};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::{geometry, max_rows, max_vectors};
@@ -72,10 +72,13 @@ struct Cut {
     block: [usize; 3],
 }
 
-/// Floats of both operands in a block of pixels: half of a second cache level of 1 MB.
-const BLOCK_FLOATS: usize = 96 << 10;
-/// Sums of a chunk: as much again.
-const CHUNK_SUMS: usize = 96 << 10;
+/// Floats of both operands in a block of pixels, and of a chunk's sums: each half of a second cache level, which is 1 MB where there
+/// are 32 vector registers and half of that elsewhere.
+const fn block_floats(registers: usize) -> usize {
+    if registers >= 32 { 96 << 10 } else { 48 << 10 }
+}
+/// Pixels of a block at most: the lines that a tile reads of each stay in the first cache level.
+const BLOCK_PIXELS: usize = 160;
 /// Chunks that are wanted at least, where there is enough work.
 const WANTED: usize = 16;
 
@@ -115,7 +118,7 @@ impl Outer<'_> {
             for b_block in pieces(n, wide, if n > wide { wide } else { 1 }) {
                 for taps in [all_taps, all_taps.div_ceil(3), 1] {
                     let sums = taps * a_block * b_block;
-                    if sums > CHUNK_SUMS && (taps > 1 || a_block > 2 * tall) {
+                    if sums > block_floats(registers) && (taps > 1 || a_block > 2 * tall) {
                         continue;
                     }
                     let chunks = self.groups
@@ -149,7 +152,8 @@ impl Outer<'_> {
             }
         }
         let mut cut = best.1;
-        let pixels_at_once = (BLOCK_FLOATS / (cut.a_block + cut.b_block)).max(32);
+        let floats = block_floats(registers);
+        let pixels_at_once = (floats / (cut.a_block + cut.b_block)).clamp(32, BLOCK_PIXELS);
         cut.block = if self.cols > pixels_at_once {
             [1, 1, self.cols.div_ceil(self.cols.div_ceil(pixels_at_once))]
         } else if self.cols * self.rows > pixels_at_once {
@@ -175,6 +179,16 @@ impl Outer<'_> {
     ///
     /// Both sides must be readable at every pixel of every span.
     pub unsafe fn run(&self, c: &mut [f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.add_to(c, false) }
+    }
+
+    /// Adds the product to `c`, or writes it there.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Outer::run`].
+    pub unsafe fn add_to(&self, c: &mut [f32], add: bool) {
         let len = self.len();
         assert_eq!(c.len(), len, "output of a product over pixels");
         let isa = isa();
@@ -185,18 +199,18 @@ impl Outer<'_> {
         }
         if cut.parts == 1 {
             // SAFETY: the caller's promise.
-            unsafe { self.run_parts(isa, &cut, c) };
+            unsafe { self.run_parts(isa, &cut, c, add) };
             return;
         }
         PARTS.with_borrow_mut(|parts| {
             let parts = parts.resize(cut.parts * len);
             // SAFETY: the caller's promise.
-            unsafe { self.run_parts(isa, &cut, parts) };
-            add_parts(parts, c);
+            unsafe { self.run_parts(isa, &cut, parts, false) };
+            add_parts(parts, c, add);
         });
     }
 
-    unsafe fn run_parts(&self, isa: Isa, cut: &Cut, c: &mut [f32]) {
+    unsafe fn run_parts(&self, isa: Isa, cut: &Cut, c: &mut [f32], add: bool) {
         let (m, n) = (self.a.channels, self.b.channels);
         let [a_blocks, b_blocks] = [m.div_ceil(cut.a_block), n.div_ceil(cut.b_block)];
         let tap_blocks = self.taps.len().div_ceil(cut.taps);
@@ -223,6 +237,7 @@ impl Outer<'_> {
                         c: output
                             .as_mut_ptr()
                             .wrapping_add((part * self.groups + group) * self.taps.len() * m * n),
+                        add,
                     },
                 );
             },
@@ -247,13 +262,18 @@ thread_local! {
     static PARTS: std::cell::RefCell<AlignedBuf> = const { std::cell::RefCell::new(AlignedBuf::new()) };
 }
 
-/// c = sum of the parts, the first one first.
-fn add_parts(parts: &[f32], c: &mut [f32]) {
+/// c = sum of the parts, the first one first; on top of what is there if `add`.
+fn add_parts(parts: &[f32], c: &mut [f32], add: bool) {
     let len = c.len();
     crate::pool::parallel_chunks_mut(c, 16 << 10, |i, c| {
         let start = i * (16 << 10);
-        c.copy_from_slice(&parts[start..start + c.len()]);
-        for part in parts[len..].chunks_exact(len) {
+        let first = if add {
+            0
+        } else {
+            c.copy_from_slice(&parts[start..start + c.len()]);
+            len
+        };
+        for part in parts[first..].chunks_exact(len) {
             for (c, x) in c.iter_mut().zip(&part[start..]) {
                 *c += x;
             }
@@ -271,6 +291,8 @@ struct Chunk<'a> {
     b: std::ops::Range<usize>,
     /// Start of this part's and group's output.
     c: *mut f32,
+    /// Whether the output counts.
+    add: bool,
 }
 
 impl Kernel for Chunk<'_> {
@@ -278,13 +300,25 @@ impl Kernel for Chunk<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        with_local(|local| self.run_with(s, &mut local.a, &mut local.b));
+    }
+}
+
+impl Chunk<'_> {
+    fn run_with<S: Simd>(&self, s: S, a_copy: &mut AlignedBuf, b_copy: &mut AlignedBuf) {
         let (outer, cut) = (self.outer, self.cut);
         let [m, n] = [outer.a.channels, outer.b.channels];
         let wide = max_vectors(S::REGISTERS) * S::LANES;
         let columns = self.b.len();
         let panels = columns.div_ceil(wide);
         let vectors = columns.div_ceil(S::LANES);
-        let mut started = vec![false; self.taps.len()];
+        // A wide tile reads enough of every pixel in place.
+        let narrow = wide <= 16;
+        let copies = [
+            narrow && outer.a.is_scattered() && columns >= WORTH_COPYING,
+            narrow && outer.b.is_scattered() && self.a.len() >= WORTH_COPYING,
+        ];
+        let mut started = vec![self.add; self.taps.len()];
         for start in self.blocks {
             for tap in self.taps.clone() {
                 let span = &outer.taps[tap];
@@ -305,6 +339,22 @@ impl Kernel for Chunk<'_> {
                         + channel;
                     side.data.wrapping_offset(at as isize + shift)
                 };
+                let mut a = (first(&outer.a, span.a_shift, self.a.start), outer.a.strides);
+                let mut b = (first(&outer.b, span.b_shift, self.b.start), outer.b.strides);
+                let mut extent = [images.len(), rows.len(), cols.len()];
+                // SAFETY: the spans keep all pixels inside both sides (promised by the caller of `Outer::run`).
+                unsafe {
+                    if copies[0] {
+                        a = copy_pixels(a, extent, self.a.len(), a_copy);
+                    }
+                    if copies[1] {
+                        b = copy_pixels(b, extent, columns, b_copy);
+                    }
+                }
+                if copies == [true, true] {
+                    // One row of pixels.
+                    extent = [1, 1, extent.iter().product()];
+                }
                 for panel in 0..panels {
                     let col = panel * vectors / panels * S::LANES;
                     let col_end = ((panel + 1) * vectors / panels * S::LANES).min(columns);
@@ -315,11 +365,11 @@ impl Kernel for Chunk<'_> {
                         let row = self.a.start + tile * self.a.len() / tiles;
                         let row_end = self.a.start + (tile + 1) * self.a.len() / tiles;
                         let tile = PixelTile {
-                            a: first(&outer.a, span.a_shift, row),
-                            b: first(&outer.b, span.b_shift, self.b.start + col),
-                            a_strides: outer.a.strides,
-                            b_strides: outer.b.strides,
-                            extent: [images.len(), rows.len(), cols.len()],
+                            a: a.0.wrapping_add(row - self.a.start),
+                            b: b.0.wrapping_add(col),
+                            a_strides: a.1,
+                            b_strides: b.1,
+                            extent,
                             c: self
                                 .c
                                 .wrapping_add((tap * m + row) * n + self.b.start + col),
@@ -327,8 +377,8 @@ impl Kernel for Chunk<'_> {
                             cols: col_end - col,
                             accumulate,
                         };
-                        // SAFETY: the spans keep all pixels inside both sides (promised by the caller of `Outer::run`); the
-                        // output rows and columns are this chunk's own.
+                        // SAFETY: all pixels lie inside both sides, as above, or in the copies; the output rows and columns are
+                        // this chunk's own.
                         unsafe { run_pixel_tile(s, row_end - row, nv, &tile) };
                     }
                 }
@@ -344,6 +394,51 @@ impl Kernel for Chunk<'_> {
             }
         }
     }
+}
+
+/// Channels of the other side from which on a copy of a scattered side pays.
+const WORTH_COPYING: usize = 48;
+
+impl Side {
+    /// Whether the lines of neighbouring pixels fall into few sets of the first cache level, or every pixel lies on a page of its
+    /// own: then a tile, which reads one or two lines of each, would find none of them in the cache again.
+    fn is_scattered(&self) -> bool {
+        const LINE: usize = 16;
+        let step = self.strides[2];
+        let lines = if step.is_multiple_of(LINE) {
+            step / LINE
+        } else {
+            1
+        };
+        lines.is_multiple_of(8) || step >= 16 * LINE
+    }
+}
+
+/// Copies the first `width` channels of all pixels to rows that lie an odd number of cache lines apart; the copy's start and strides.
+///
+/// # Safety
+///
+/// The pixels must be readable for so many channels.
+unsafe fn copy_pixels(
+    (from, strides): (*const f32, [usize; 3]),
+    [images, rows, cols]: [usize; 3],
+    width: usize,
+    copy: &mut AlignedBuf,
+) -> (*const f32, [usize; 3]) {
+    let ld = (width.div_ceil(16) | 1) * 16;
+    let to = copy.resize(images * rows * cols * ld);
+    let mut to = to.chunks_exact_mut(ld);
+    for image in 0..images {
+        for row in 0..rows {
+            let mut at = from.wrapping_add(image * strides[0] + row * strides[1]);
+            for to in to.by_ref().take(cols) {
+                // SAFETY: the caller's promise; a row of the copy is at least as wide.
+                unsafe { std::ptr::copy_nonoverlapping(at, to.as_mut_ptr(), width) };
+                at = at.wrapping_add(strides[2]);
+            }
+        }
+    }
+    (copy.as_ptr(), [rows * cols * ld, cols * ld, ld])
 }
 
 struct PixelTile {

@@ -2,6 +2,7 @@
 
 use crate::buffer::{Local, with_local};
 use crate::epilogue::Post;
+use crate::moments;
 use crate::panels::Packed;
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on};
@@ -150,7 +151,7 @@ impl<R: Rows> Kernel for Chunk<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if !self.rows.is_empty() {
+        if !self.rows.is_empty() && !self.panels.is_empty() {
             with_local(|local| self.run_with(s, local));
         }
     }
@@ -180,6 +181,19 @@ impl<R: Rows> Chunk<'_, R> {
                 &mut local.outputs[range],
             );
         }
+        // SAFETY: the caller of `run` promised that the post is valid.
+        let moments = product.post.as_ref().and_then(|p| unsafe { p.moments() });
+        let rows = &local.outputs[..count];
+        let mut moments = moments.map(|moments| {
+            let column = |index: usize| {
+                let panel = panels.get(index % panels.count);
+                let start = index / panels.count * product.group_steps[1] + panel.col;
+                start..start + panel.cols
+            };
+            let cols = column(self.panels.start).start..column(self.panels.end - 1).end;
+            let output = (product.output.data.cast_const(), product.output.ld);
+            moments::Chunk::new(moments, output, rows, cols)
+        });
         for index in self.panels.clone() {
             let (group, panel) = (index / panels.count, panels.get(index % panels.count));
             let weights = product.weights.panel(group, &panel);
@@ -214,6 +228,13 @@ impl<R: Rows> Chunk<'_, R> {
                     unsafe { run_tile(s, mr, panel.vectors, &tile) };
                 }
             }
+            if let Some(moments) = &mut moments {
+                // SAFETY: the panel's columns of these rows were just written, by this thread.
+                unsafe { moments.sum(s, first_col, panel.cols) };
+            }
+        }
+        if let Some(moments) = moments {
+            moments.finish();
         }
     }
 }

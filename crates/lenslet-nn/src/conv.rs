@@ -158,8 +158,11 @@ impl Conv2d {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, h, w, _] = x.dims();
         let bias = self.bias.as_ref().map(|b| b.val());
-        cpu::conv2d(&x, &self.weight.val(), bias.as_ref(), &self.options([h, w]))
-            .unwrap_or_else(|| to_nhwc(self.forward_nchw(to_nchw(x))))
+        let (weight, options) = (self.weight.val(), self.options([h, w]));
+        match cpu::conv2d(&x, &weight, bias.as_ref(), &options, false) {
+            Some((y, _)) => y,
+            None => to_nhwc(self.forward_nchw(to_nchw(x))),
+        }
     }
 
     /// The same on `[N, C, H, W]`, composed of Burn's operations.

@@ -27,10 +27,11 @@ pub fn conv_bn_act<'a>(
         &conv.weight.val(),
         conv.bias.as_ref().map(|b| b.val()).as_ref(),
         &conv.options([h, w]),
+        bn.is_training(&x),
     );
     match convolved {
-        Some(y) => bn
-            .forward_fused(&y, activation, residual.as_ref())
+        Some((y, moments)) => bn
+            .forward_fused(&y, moments, activation, residual.as_ref())
             .unwrap_or_else(|| finish(bn.forward(y), activation, residual)),
         None => {
             let y = bn.forward_nchw(conv.forward_nchw(to_nchw(x)));

@@ -18,6 +18,7 @@ mod head;
 mod in_place;
 mod init;
 mod linear;
+mod loss;
 mod named;
 mod norm;
 mod pool;
@@ -27,6 +28,7 @@ mod shape;
 mod squeeze_excitation;
 mod state;
 pub mod tap;
+pub mod timing;
 
 pub use activation::Activation;
 pub use attention::{MultiHeadAttention, MultiHeadAttentionConfig, self_attention};
@@ -38,6 +40,7 @@ pub use head::{Head, HeadKind};
 pub use in_place::{change_in_place, sum_of_squares};
 pub use init::{BiasInit, Init, WeightInit};
 pub use linear::{Linear, LinearConfig};
+pub use loss::cross_entropy;
 pub use named::Named;
 pub use norm::{
     BatchNorm2d, BatchNorm2dConfig, GroupNorm, LayerNorm, LayerNormConfig, LocalResponseNorm,

@@ -86,17 +86,18 @@ pub(crate) fn linear<const D: usize>(
     weight: &Param<Tensor<2>>,
     bias: Option<&Param<Tensor<1>>>,
 ) -> Tensor<D> {
+    let (weight, bias) = (weight.val(), bias.map(|b| b.val()));
+    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref()) {
+        return y;
+    }
     let mut shape = x.dims();
-    let [out_features, in_features] = weight.lazy_shape().dims();
+    let [out_features, in_features] = weight.dims();
     shape[D - 1] = out_features;
     let rows = x.reshape([-1, in_features as isize]);
-    let (weight, bias) = (weight.val(), bias.map(|b| b.val()));
-    let y = cpu::linear(&rows, &weight, bias.as_ref()).unwrap_or_else(|| {
-        let y = rows.matmul(weight.transpose());
-        match bias {
-            Some(bias) => y + bias.unsqueeze(),
-            None => y,
-        }
-    });
+    let y = rows.matmul(weight.transpose());
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    };
     y.reshape(shape)
 }

@@ -87,19 +87,21 @@ pub struct BatchNorm2d {
 impl BatchNorm2d {
     /// `[N, H, W, C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward_fused(&x, None, None)
+        self.forward_fused(&x, None, None, None)
             .unwrap_or_else(|| to_nhwc(self.forward_nchw(to_nchw(x))))
     }
 
-    /// `activation(batch_norm(x) + residual)` in one operation, where the device has it.
+    /// `activation(batch_norm(x) + residual)` in one operation, where the device has it. `moments` are those of the batch,
+    /// where they are known.
     pub(crate) fn forward_fused(
         &self,
         x: &Tensor<4>,
+        moments: cpu::BatchMoments,
         activation: Option<Activation>,
         residual: Option<&Tensor<4>>,
     ) -> Option<Tensor<4>> {
         let by = if self.is_training(x) {
-            cpu::Normalise::Batch
+            cpu::Normalise::Batch(moments)
         } else {
             cpu::Normalise::Running {
                 mean: self.running_mean.get(),
@@ -209,12 +211,8 @@ impl LayerNorm {
     /// `[…, features]` to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
-        let shape = x.dims();
-        let rows = x.clone().reshape([-1, shape[D - 1] as isize]);
-        match cpu::layer_norm(&rows, [&weight, &bias], self.eps) {
-            Some(y) => y.reshape(shape),
-            None => layer_norm(x, weight, Some(bias), self.eps),
-        }
+        cpu::layer_norm(&x, [&weight, &bias], self.eps)
+            .unwrap_or_else(|| layer_norm(x, weight, Some(bias), self.eps))
     }
 }
 

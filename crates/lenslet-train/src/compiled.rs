@@ -58,7 +58,7 @@ type Forward = fn(&Model, Tensor<4>) -> Tensor<2>;
 pub struct Runner(Kind);
 
 enum Kind {
-    Compiled(Session),
+    Compiled(Box<Session>),
     Eager {
         model: Box<Model>,
         device: Device,
@@ -104,7 +104,7 @@ impl Runner {
         Ok(Self(match engine {
             EngineKind::Compiled => {
                 let options = Options::default();
-                Kind::Compiled(Engine::compile(model, input, &options, forward)?)
+                Kind::Compiled(Box::new(Engine::compile(model, input, &options, forward)?))
             }
             EngineKind::Eager => Kind::Eager {
                 model: Box::new(model.valid()),

@@ -40,7 +40,7 @@ pub use freeze::{Freeze, PartSize, Parts};
 pub use golden::{Golden, record_golden, replay_golden};
 pub use gradients::NamedGradients;
 pub use history::{EpochRecord, GroupRates, curves_svg, history_csv};
-pub use loss::{Criterion, Target, balanced_weights, cross_entropy};
+pub use loss::{Criterion, Target, balanced_weights};
 pub use measured::Measured;
 pub use metrics::{ClassScore, Confusion, softmax, top_k};
 pub use model_file::{

@@ -3,8 +3,9 @@
 use burn::tensor::activation::log_softmax;
 use std::sync::Arc;
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use lenslet_data::boxes::BoxLabel;
+use lenslet_nn::cross_entropy;
 
 use crate::detect::AnchorSpec;
 use crate::segment::PixelLoss;
@@ -44,13 +45,8 @@ impl Criterion {
     /// weighted, that over shares is not, as in PyTorch.
     pub fn loss(&self, logits: Tensor<2>, target: &Target) -> Tensor<1> {
         let [n, classes] = logits.dims();
-        let device = logits.device();
         match (target, &self.class_weights) {
-            (Target::Classes(labels), None) => {
-                let labels: Vec<i64> = labels.iter().map(|&l| i64::from(l)).collect();
-                let labels = Tensor::from_data(TensorData::new(labels, [n]), &device);
-                cross_entropy(logits, labels, self.label_smoothing)
-            }
+            (Target::Classes(labels), None) => cross_entropy(logits, labels, self.label_smoothing),
             (Target::Classes(labels), Some(weights)) => {
                 let even = (self.label_smoothing / classes as f64) as f32;
                 let sharp = (1.0 - self.label_smoothing) as f32;
@@ -85,18 +81,6 @@ fn weighted(logits: Tensor<2>, shares: Vec<f32>, norm: f32) -> Tensor<1> {
     let data = TensorData::new(shares, logits.dims());
     let shares = Tensor::<2>::from_data(data, &logits.device());
     (log_softmax(logits, 1) * shares).sum() / -norm
-}
-
-/// Mean cross entropy of `logits` `[N, classes]` against `labels` `[N]`, as
-/// `torch.nn.CrossEntropyLoss(label_smoothing=…)`: a share `smoothing` of the target is spread
-/// over all classes.
-pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, smoothing: f64) -> Tensor<1> {
-    let log_p = log_softmax(logits, 1);
-    let truth = -log_p.clone().gather(1, labels.unsqueeze_dim(1)).mean();
-    if smoothing == 0.0 {
-        return truth;
-    }
-    truth * (1.0 - smoothing) - log_p.mean() * smoothing
 }
 
 /// Weights that give every class the same say: samples / (classes x samples of the class), as

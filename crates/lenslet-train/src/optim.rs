@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
 use lenslet_kernels::AdamW;
+use lenslet_nn::timing::{Label, Way, timed};
 use lenslet_nn::{ModulePath, change_in_place};
 use serde::{Deserialize, Serialize};
 
@@ -111,21 +112,27 @@ impl Optimizer {
         max_norm: Option<f64>,
         lr: &dyn Fn(&str) -> f64,
     ) -> (M, f64) {
-        let norm = gradients.norm();
+        let norm = timed(
+            || label("gradient norm"),
+            Way::Backward,
+            || gradients.norm(),
+        );
         if !norm.is_finite() {
             return (model, norm);
         }
         self.step += 1;
         // torch.nn.utils.clip_grad_norm_ divides by norm + 1e-6 and never scales up.
         let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-        let model = model.map(&mut Update {
-            optimizer: self,
-            gradients,
-            scale,
-            lr,
-            path: ModulePath::default(),
-        });
-        (model, norm)
+        let update = || {
+            model.map(&mut Update {
+                optimizer: self,
+                gradients,
+                scale,
+                lr,
+                path: ModulePath::default(),
+            })
+        };
+        (timed(|| label("optimiser"), Way::Forward, update), norm)
     }
 
     /// The parameter after a step; all flat.
@@ -201,6 +208,14 @@ fn adamw(
     let kept = value * (1.0 - rule.lr * rule.weight_decay);
     let value = kept - mean.clone() / denominator * (rule.lr / bias1);
     [value, mean, square]
+}
+
+fn label(operation: &'static str) -> Label {
+    Label {
+        operation,
+        detail: "all parameters".to_string(),
+        macs: 0,
+    }
 }
 
 /// How one parameter is changed.

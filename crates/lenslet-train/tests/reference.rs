@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lenslet_models::{ImageModel, Model, variant};
-use lenslet_nn::{Init, ModulePath, StateDict, load_state_dict, state_dict};
+use lenslet_nn::{Init, ModulePath, StateDict, cross_entropy, load_state_dict, state_dict};
 use lenslet_reference::{Training, input, l2, relative_error, tensor, training};
-use lenslet_train::{NamedGradients, Optimizer, Rule, Schedule, cross_entropy};
+use lenslet_train::{NamedGradients, Optimizer, Rule, Schedule};
 
 /// Relative difference of two norms, below a floor absolute.
 fn apart(got: f64, want: f64, floor: f64) -> f64 {
@@ -62,10 +62,9 @@ fn check(fixture: &Training, model: Model, tolerance: f64) {
     let shape = fixture.input_shape.clone();
     let images = input(&fixture.input_name, shape.iter().product());
     let x = Tensor::<4>::from_data(TensorData::new(images, shape.clone()), &device);
-    let labels: Vec<i64> = (0..shape[0])
-        .map(|i| (i * 7 % fixture.num_classes) as i64)
+    let labels: Vec<u32> = (0..shape[0])
+        .map(|i| (i * 7 % fixture.num_classes) as u32)
         .collect();
-    let labels = Tensor::from_data(TensorData::new(labels, [shape[0]]), &device);
 
     let is_head = |name: &str| fixture.head_params.iter().any(|head| head == name);
     let judged: Vec<(usize, &String)> = fixture
@@ -83,7 +82,7 @@ fn check(fixture: &Training, model: Model, tolerance: f64) {
             let error = relative_error(&got, &want.logits_step1_first);
             assert!(error < tolerance, "logits of step 1: {error:.1e}");
         }
-        let loss = cross_entropy(logits, labels.clone(), 0.0);
+        let loss = cross_entropy(logits, &labels, 0.0);
         let gradients = loss.backward();
         let loss: f32 = loss.into_scalar();
         let error = apart(loss.into(), step.loss, 1e-3);

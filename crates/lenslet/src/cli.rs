@@ -162,7 +162,11 @@ pub struct VerifyArgs {
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Architecture
-    pub model: String,
+    #[arg(required_unless_present = "kernels")]
+    pub model: Option<String>,
+    /// List the kernels that this machine picks, and what it can do, instead of measuring a model
+    #[arg(long, conflicts_with_all = ["model", "train", "layers", "exact"])]
+    pub kernels: bool,
     /// Measure a training step (forward, loss, backward, clipping, AdamW) instead of inference
     #[arg(long)]
     pub train: bool,
@@ -183,8 +187,9 @@ pub struct BenchArgs {
     /// No Winograd transforms: sums as they are defined
     #[arg(long, conflicts_with = "train")]
     pub exact: bool,
-    /// Every step of compiled inference: kernel, time, and how near to what this machine can do
-    #[arg(long, conflicts_with_all = ["train", "json"])]
+    /// Every step of compiled inference, or every operation of a training step: time, and how near to what this machine
+    /// can do
+    #[arg(long, conflicts_with = "json")]
     pub layers: bool,
 }
 

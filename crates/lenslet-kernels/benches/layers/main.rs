@@ -140,9 +140,14 @@ fn time_conv(shape: &Conv2d, options: &Options) -> Result<Times, KernelError> {
         })
         .transpose()?;
     let mut result = Ok(());
+    let by = match options.algorithm {
+        Some(algorithm) if algorithm.serves_weight_gradient(shape) => algorithm,
+        _ => Algorithm::choose_weight_gradient(shape),
+    };
+    names.push(by.name());
     let weight = time(options.seconds, || {
         let (x, dy) = (Matrix::new(&x, shape.c_in), Matrix::new(&y, shape.c_out));
-        result = shape.weight_gradient(x, dy, &mut dw, &mut scratch);
+        result = shape.weight_gradient_by(by, x, dy, &mut dw, &mut scratch);
     });
     result?;
     names.dedup();

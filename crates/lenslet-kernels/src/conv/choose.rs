@@ -2,6 +2,7 @@
 
 use super::Conv2d;
 use super::winograd::{self, Size};
+use super::winograd_gradient;
 
 /// Which way data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,6 +78,34 @@ impl Algorithm {
     /// The fastest algorithm for weights that are packed before every run, as in training.
     pub fn choose_repacked(shape: &Conv2d, pass: Pass) -> Algorithm {
         Self::choose_for(shape, pass, true)
+    }
+
+    /// Whether the algorithm can compute the weight gradient of this shape.
+    pub fn serves_weight_gradient(self, shape: &Conv2d) -> bool {
+        match self {
+            Algorithm::Depthwise => shape.is_depthwise(),
+            Algorithm::Indirect => !shape.is_depthwise() && !shape.reads_kernel_rows(),
+            Algorithm::KernelRows => shape.reads_kernel_rows(),
+            Algorithm::WinogradF2 | Algorithm::WinogradF4 => {
+                winograd::serves(shape) && !shape.reads_kernel_rows()
+            }
+        }
+    }
+
+    /// The fastest algorithm for the weight gradient.
+    pub fn choose_weight_gradient(shape: &Conv2d) -> Algorithm {
+        if shape.is_depthwise() {
+            return Algorithm::Depthwise;
+        }
+        if shape.reads_kernel_rows() {
+            return Algorithm::KernelRows;
+        }
+        let output = shape.output_size().ok();
+        match output.and_then(|output| winograd_gradient::choose(shape, output)) {
+            Some(Size::F2) => Algorithm::WinogradF2,
+            Some(Size::F4) => Algorithm::WinogradF4,
+            None => Algorithm::Indirect,
+        }
     }
 
     fn choose_for(shape: &Conv2d, pass: Pass, packs: bool) -> Algorithm {

@@ -9,6 +9,7 @@ use super::{Conv2d, Pass};
 use crate::buffer::AlignedBuf;
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
+use crate::moments::Chunk;
 use crate::pool::parallel_for;
 use crate::product::Output;
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
@@ -305,6 +306,25 @@ impl Kernel for RowsKernel<'_> {
                 }
                 c += vectors * S::LANES;
             }
+        }
+        // SAFETY: the caller of `Depthwise::run` promised that the post is valid.
+        if let Some(moments) = unsafe { self.post.moments() } {
+            let pixels: Vec<usize> = self
+                .rows
+                .clone()
+                .flat_map(|row| {
+                    let (image, row) = (row / grid_h, row % grid_h);
+                    let row =
+                        image * self.output[0] + row * phase.out_step[0] + phase.out_offset[0];
+                    let first = row * self.output[1] + phase.out_offset[1];
+                    (0..grid_w).map(move |col| first + col * phase.out_step[1])
+                })
+                .collect();
+            let output = (self.y.data.cast_const(), self.y.ld);
+            let mut chunk = Chunk::new(moments, output, &pixels, 0..self.c);
+            // SAFETY: all channels of these pixels were just written, by this thread.
+            unsafe { chunk.sum(s, 0, self.c) };
+            chunk.finish();
         }
     }
 }

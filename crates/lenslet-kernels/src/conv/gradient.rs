@@ -1,9 +1,11 @@
 //! Gradients of weight and bias.
 
-use super::Conv2d;
 use super::depthwise_gradient::weight_gradient;
 use super::indirect::{merged_groups, pad_input};
+use super::winograd::Size;
+use super::{Algorithm, Conv2d, winograd_gradient};
 use crate::buffer::Scratch;
+use crate::columns::{ColumnTerms, In, Layout, channel_sums};
 use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::Matrix;
 use crate::outer::{Outer, Side, Span};
@@ -25,6 +27,22 @@ impl Conv2d {
         dw: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
+        self.weight_gradient_by(Algorithm::choose_weight_gradient(self), x, dy, dw, scratch)
+    }
+
+    /// As [`Conv2d::weight_gradient`], with a given algorithm.
+    ///
+    /// # Errors
+    ///
+    /// Also if the algorithm does not serve the shape.
+    pub fn weight_gradient_by(
+        &self,
+        algorithm: Algorithm,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        dw: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
         let output = self.output_size()?;
         x.check(
             "convolution input",
@@ -37,12 +55,31 @@ impl Conv2d {
             self.c_out,
         )?;
         expect_len("weight gradient", dw.len(), self.weight_len())?;
-        let Scratch { a, b } = scratch;
-        if self.is_depthwise() {
-            // SAFETY: the checks above cover all pixels and channels.
-            unsafe { weight_gradient(self, output, x, dy, dw, a) };
+        if !algorithm.serves_weight_gradient(self) {
+            return Err(KernelError::Shape {
+                what: "convolution",
+                why: format!(
+                    "{} does not serve the weight gradient of {self:?}",
+                    algorithm.name()
+                ),
+            });
+        }
+        let size = match algorithm {
+            Algorithm::Depthwise => {
+                // SAFETY: the checks above cover all pixels and channels.
+                unsafe { weight_gradient(self, output, x, dy, dw, &mut scratch.a) };
+                return Ok(());
+            }
+            Algorithm::WinogradF2 => Some(Size::F2),
+            Algorithm::WinogradF4 => Some(Size::F4),
+            Algorithm::Indirect | Algorithm::KernelRows => None,
+        };
+        if let Some(size) = size {
+            // SAFETY: as above.
+            unsafe { winograd_gradient::weight_gradient(size, self, x, dy, dw, scratch) };
             return Ok(());
         }
+        let Scratch { a, b } = scratch;
         let merged = merged_groups(self, isa());
         let groups = self.groups / merged;
         let (c_in, c_out) = (self.c_in / groups, self.c_out / groups);
@@ -212,6 +249,16 @@ pub fn column_sums(rows: usize, x: Matrix<'_>, out: &mut [f32]) -> Result<(), Ke
     const BLOCK: usize = 512;
     let cols = out.len();
     x.check("matrix to sum", rows, cols)?;
+    if x.ld == cols && rows > 0 {
+        // Rows side by side: narrow ones are taken together.
+        let terms = Plain(In::new(x.data));
+        // SAFETY: the check above covers the layout's elements; there are no parameters.
+        let sums = unsafe { channel_sums(&Layout::new(rows, cols), cols, &terms) };
+        for (out, [sum, _]) in out.iter_mut().zip(sums) {
+            *out = sum as f32;
+        }
+        return Ok(());
+    }
     let blocks = rows.div_ceil(BLOCK);
     let mut sums = vec![0.0f32; blocks * cols];
     let shared = SharedMut::new(&mut sums);
@@ -233,6 +280,28 @@ pub fn column_sums(rows: usize, x: Matrix<'_>, out: &mut [f32]) -> Result<(), Ke
         .zip(totals)
         .for_each(|(out, total)| *out = total as f32);
     Ok(())
+}
+
+/// The elements themselves.
+struct Plain(In);
+
+impl ColumnTerms for Plain {
+    type Params<S: Simd> = ();
+
+    #[inline(always)]
+    unsafe fn params<S: Simd, const PARTIAL: bool>(&self, _: S, _: usize, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn terms<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        (): (),
+        at: usize,
+        n: usize,
+    ) -> [S::V; 2] {
+        // SAFETY: the caller's promise.
+        [unsafe { self.0.get::<S, PARTIAL>(s, at, n) }, s.zero()]
+    }
 }
 
 struct SumRows<'a> {

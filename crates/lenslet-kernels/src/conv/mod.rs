@@ -13,6 +13,7 @@ mod packed;
 mod transform;
 mod transposed;
 mod winograd;
+mod winograd_gradient;
 
 pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;
@@ -175,9 +176,12 @@ impl Conv2d {
 
     /// Few input channels: kernel rows are read as one run of `kw * c_in` floats from a padded copy of the input.
     pub(crate) fn reads_kernel_rows(&self) -> bool {
-        self.groups == 1 && self.c_in < 16 && self.kernel[1] > 1 && self.dilation[1] == 1
+        let few = self.c_in < 16 || self.c_in == 16 && self.kernel[1] >= 5;
+        self.groups == 1 && few && self.kernel[1] > 1 && self.dilation[1] == 1
     }
 }
 
+#[cfg(test)]
+mod accuracy;
 #[cfg(test)]
 mod tests;

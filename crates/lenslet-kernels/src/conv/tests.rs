@@ -2,6 +2,7 @@ use super::*;
 use crate::buffer::Scratch;
 use crate::epilogue::{Activation, Epilogue};
 use crate::matrix::{Matrix, MatrixMut};
+use crate::moments::Moments;
 use crate::testing::{assert_close, poisoned, random, sum_tolerance, with_each_isa};
 use proptest::prelude::*;
 
@@ -98,6 +99,7 @@ impl Problem {
         let bias = random(c_out, 9);
         let rows = want.len() / c_out;
         let residual = random(rows * c_out, 10);
+        let moments = Moments::new();
         let packed = PackedConv::with_algorithm(shape, pass, algorithm, &self.w).unwrap();
         let mut scratch = Scratch::new();
         let mut y = poisoned(rows * ldy);
@@ -110,6 +112,7 @@ impl Problem {
             }),
             scale: None,
             activation: Activation::LeakyRelu(0.5),
+            moments: Some(&moments),
         };
         let run = |y: &mut [f32], epilogue: &Epilogue, scratch: &mut Scratch| {
             let x = Matrix::new(&wide, ldx);
@@ -136,6 +139,20 @@ impl Problem {
         }
         let what = format!("{pass:?}, {}, {}", algorithm.name(), packed.isa());
         assert_close(&what, &got, &want, tolerance);
+        let [mean, variance] = moments.finish(c_out).unwrap();
+        let column = |c: usize| got[c..].iter().step_by(c_out).map(|&x| f64::from(x));
+        for c in 0..c_out {
+            let average = column(c).sum::<f64>() / rows as f64;
+            let spread = column(c).map(|x| (x - average).powi(2)).sum::<f64>() / rows as f64;
+            let largest = column(c).fold(1.0, |m: f64, x| m.max(x.abs()));
+            assert!(
+                (f64::from(mean[c]) - average).abs() < 1e-5 * largest
+                    && (f64::from(variance[c]) - spread).abs() < 1e-5 * largest * largest,
+                "{what}: moments of channel {c} are {} and {}, not {average} and {spread}",
+                mean[c],
+                variance[c]
+            );
+        }
     }
 
     fn check_all(&self, pads: [usize; 2]) {
@@ -148,16 +165,23 @@ impl Problem {
             }
         }
         let shape = &self.shape;
-        let mut dw = poisoned(self.w.len());
         let (x, dy) = (
             Matrix::new(&self.x, shape.c_in),
             Matrix::new(&self.dy, shape.c_out),
         );
-        shape
-            .weight_gradient(x, dy, &mut dw, &mut Scratch::new())
-            .unwrap();
         let pixels = self.dy.len() / shape.c_out;
-        assert_close("weight gradient", &dw, &self.dw64, sum_tolerance(pixels));
+        for algorithm in Algorithm::ALL {
+            let mut dw = poisoned(self.w.len());
+            let mut scratch = Scratch::new();
+            let done = shape.weight_gradient_by(algorithm, x, dy, &mut dw, &mut scratch);
+            assert_eq!(done.is_ok(), algorithm.serves_weight_gradient(shape));
+            if done.is_ok() {
+                let what = format!("weight gradient, {}", algorithm.name());
+                let tolerance = sum_tolerance(pixels) * algorithm.error_factor();
+                assert_close(&what, &dw, &self.dw64, tolerance);
+            }
+        }
+        assert!(Algorithm::choose_weight_gradient(shape).serves_weight_gradient(shape));
         let mut db = poisoned(shape.c_out);
         column_sums(pixels, dy, &mut db).unwrap();
         let want: Vec<f64> = (0..shape.c_out)

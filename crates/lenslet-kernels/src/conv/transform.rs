@@ -16,6 +16,10 @@ pub(super) trait Transform: Copy + Default + Send + Sync {
     fn input<S: Simd>(s: S, d: [S::V; 6]) -> [S::V; 6];
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6];
     fn output<S: Simd>(s: S, m: [S::V; 6]) -> [S::V; 4];
+    /// The transpose of [`Transform::output`].
+    fn spread<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6];
+    /// The transpose of [`Transform::filter`].
+    fn weight<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3];
 }
 
 /// F(2, 3), on the points 0, 1, -1 and infinity.
@@ -55,6 +59,24 @@ impl Transform for F2 {
         let second = s.sub(s.sub(m[1], m[2]), m[3]);
         [first, second, zero, zero]
     }
+
+    #[inline(always)]
+    fn spread<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
+        let zero = s.zero();
+        let (plus, minus) = (s.add(y[0], y[1]), s.sub(y[0], y[1]));
+        [y[0], plus, minus, s.neg(y[1]), zero, zero]
+    }
+
+    #[inline(always)]
+    fn weight<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
+        let half = s.splat(0.5);
+        let (plus, minus) = (s.add(u[1], u[2]), s.sub(u[1], u[2]));
+        [
+            s.mul_add(half, plus, u[0]),
+            s.mul(half, minus),
+            s.mul_add(half, plus, u[3]),
+        ]
+    }
 }
 
 /// F(4, 3), on the points 0, `±NEAR`, `±FAR` and infinity.
@@ -67,6 +89,11 @@ const NEAR: f32 = 0.75;
 const FAR: f32 = 1.5;
 const NEAR2: f32 = NEAR * NEAR;
 const FAR2: f32 = FAR * FAR;
+
+/// The filter's values at a point enter its transform divided by the product of that point's distances from the others.
+const AT_ZERO: f32 = 1.0 / (NEAR2 * FAR2);
+const AT_NEAR: f32 = 1.0 / (2.0 * NEAR2 * (NEAR2 - FAR2));
+const AT_FAR: f32 = 1.0 / (2.0 * FAR2 * (FAR2 - NEAR2));
 
 impl Transform for F4 {
     const IN: usize = 6;
@@ -97,9 +124,6 @@ impl Transform for F4 {
 
     #[inline(always)]
     fn filter<S: Simd>(s: S, g: [S::V; 3]) -> [S::V; 6] {
-        const AT_ZERO: f32 = 1.0 / (NEAR2 * FAR2);
-        const AT_NEAR: f32 = 1.0 / (2.0 * NEAR2 * (NEAR2 - FAR2));
-        const AT_FAR: f32 = 1.0 / (2.0 * FAR2 * (FAR2 - NEAR2));
         let near = s.mul_add(s.splat(NEAR2), g[2], g[0]);
         let far = s.mul_add(s.splat(FAR2), g[2], g[0]);
         let (near, far) = (s.mul(s.splat(AT_NEAR), near), s.mul(s.splat(AT_FAR), far));
@@ -125,6 +149,42 @@ impl Transform for F4 {
             s.add(dif1, dif2),
             s.mul_add(far2, sum2, s.mul(near2, sum1)),
             s.mul_add(far2, dif2, s.mul_add(near2, dif1, m[5])),
+        ]
+    }
+
+    #[inline(always)]
+    fn spread<S: Simd>(s: S, y: [S::V; 4]) -> [S::V; 6] {
+        let (near, far) = (s.splat(NEAR), s.splat(FAR));
+        let (near2, far2) = (s.splat(NEAR2), s.splat(FAR2));
+        let (even_near, even_far) = (s.mul_add(near2, y[2], y[0]), s.mul_add(far2, y[2], y[0]));
+        let (odd_near, odd_far) = (s.mul_add(near2, y[3], y[1]), s.mul_add(far2, y[3], y[1]));
+        [
+            y[0],
+            s.mul_add(near, odd_near, even_near),
+            s.neg_mul_add(near, odd_near, even_near),
+            s.mul_add(far, odd_far, even_far),
+            s.neg_mul_add(far, odd_far, even_far),
+            y[3],
+        ]
+    }
+
+    #[inline(always)]
+    fn weight<S: Simd>(s: S, u: [S::V; 6]) -> [S::V; 3] {
+        let (at_near, at_far) = (s.splat(AT_NEAR), s.splat(AT_FAR));
+        let (near_slope, far_slope) = (s.splat(NEAR * AT_NEAR), s.splat(FAR * AT_FAR));
+        let (near2, far2) = (s.splat(NEAR2), s.splat(FAR2));
+        let (near, far) = (
+            s.mul(at_near, s.add(u[1], u[2])),
+            s.mul(at_far, s.add(u[3], u[4])),
+        );
+        [
+            s.mul_add(s.splat(AT_ZERO), u[0], s.add(near, far)),
+            s.mul_add(
+                near_slope,
+                s.sub(u[1], u[2]),
+                s.mul(far_slope, s.sub(u[3], u[4])),
+            ),
+            s.mul_add(near2, near, s.mul_add(far2, far, u[5])),
         ]
     }
 }
@@ -252,6 +312,90 @@ pub(super) unsafe fn output_transform<S: Simd, T: Transform>(
                     s.store_n(to, n, post.apply::<S, true>(s, x, pixel, c, n));
                 }
             }
+        }
+    }
+}
+
+/// Transforms `n` channels from `c` of a tile of the output's gradient; number `p` goes to `m[p * plane + c]`.
+///
+/// # Safety
+///
+/// Every pixel must be readable for `c + n` floats, and the planes writable (whole vectors of them).
+#[inline(always)]
+pub(super) unsafe fn spread_transform<S: Simd, T: Transform, const PARTIAL: bool>(
+    s: S,
+    pixels: &[[*const f32; 4]; 4],
+    c: usize,
+    n: usize,
+    m: *mut f32,
+    plane: usize,
+) {
+    let mut columns = [[s.zero(); 6]; 4];
+    for j in 0..T::OUT {
+        let mut d = [s.zero(); 4];
+        for i in 0..T::OUT {
+            // SAFETY: the caller's promise.
+            d[i] = unsafe {
+                if PARTIAL {
+                    s.load_n(pixels[i][j].add(c), n)
+                } else {
+                    s.load(pixels[i][j].add(c))
+                }
+            };
+        }
+        columns[j] = T::spread(s, d);
+    }
+    for i in 0..T::IN {
+        let mut d = [s.zero(); 4];
+        for j in 0..T::OUT {
+            d[j] = columns[j][i];
+        }
+        let out = T::spread(s, d);
+        for j in 0..T::IN {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(m.add((i * T::IN + j) * plane + c), out[j]) };
+        }
+    }
+}
+
+/// Transforms the first `n` lanes of sums, number `p` at `from[p * plane]`, to 3 x 3 filters: tap `t` goes to `to[t * LANES]`.
+///
+/// # Safety
+///
+/// All planes must be readable for `n` floats, and `to` writable for nine vectors.
+#[inline(always)]
+pub(super) unsafe fn weight_transform<S: Simd, T: Transform>(
+    s: S,
+    from: *const f32,
+    plane: usize,
+    n: usize,
+    to: *mut f32,
+) {
+    let mut columns = [[s.zero(); 3]; 6];
+    for j in 0..T::IN {
+        let mut u = [s.zero(); 6];
+        for i in 0..T::IN {
+            // SAFETY: the caller's promise.
+            u[i] = unsafe {
+                let from = from.add((i * T::IN + j) * plane);
+                if n == S::LANES {
+                    s.load(from)
+                } else {
+                    s.load_n(from, n)
+                }
+            };
+        }
+        columns[j] = T::weight(s, u);
+    }
+    for i in 0..3 {
+        let mut u = [s.zero(); 6];
+        for j in 0..T::IN {
+            u[j] = columns[j][i];
+        }
+        let out = T::weight(s, u);
+        for j in 0..3 {
+            // SAFETY: the caller's promise.
+            unsafe { s.store(to.add((i * 3 + j) * S::LANES), out[j]) };
         }
     }
 }

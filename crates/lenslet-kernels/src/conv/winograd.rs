@@ -8,6 +8,7 @@ use super::transform::{F2, F4, Transform, filter_transform, input_transform, out
 use crate::buffer::{AlignedBuf, with_local};
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
+use crate::moments::Chunk;
 use crate::panels::{Packed, Panels, Source};
 use crate::pool::{SharedMut, parallel_for};
 use crate::product::{MatrixRows, Output, Product};
@@ -22,7 +23,7 @@ pub(super) enum Size {
 
 impl Size {
     /// Width of an output tile.
-    fn out(self) -> usize {
+    pub(super) fn out(self) -> usize {
         match self {
             Size::F2 => F2::OUT,
             Size::F4 => F4::OUT,
@@ -30,7 +31,7 @@ impl Size {
     }
 
     /// Products per tile.
-    fn planes(self) -> usize {
+    pub(super) fn planes(self) -> usize {
         match self {
             Size::F2 => F2::IN * F2::IN,
             Size::F4 => F4::IN * F4::IN,
@@ -73,7 +74,7 @@ pub(super) struct Pass<'a> {
 }
 
 /// Floats that a row of a transformed plane is longer than its channels, so that planes do not collide in the caches.
-const SKEW: usize = 16;
+pub(super) const SKEW: usize = 16;
 /// Bytes of transformed input and output that a thread works on at once: most of a small second cache level.
 const BLOCK_BYTES: usize = 400 << 10;
 /// Tiles that all threads work on together, where a block of one thread would be too small.
@@ -296,13 +297,13 @@ impl Winograd {
 }
 
 /// A pointer that chunks share, each using its own part.
-struct Raw(*mut f32);
+pub(super) struct Raw(pub *mut f32);
 
 // SAFETY: see the type's description; the buffer outlives the job.
 unsafe impl Sync for Raw {}
 
 impl Raw {
-    fn pointer(&self) -> *mut f32 {
+    pub fn pointer(&self) -> *mut f32 {
         self.0
     }
 }
@@ -310,11 +311,11 @@ impl Raw {
 /// Where transformed tiles lie: number `p` of tile `t`, channel `c`, at `p * plane + t * row + c`.
 #[derive(Clone, Copy)]
 pub(super) struct Planes {
-    tiles: usize,
-    v_row: usize,
-    v_plane: usize,
-    m_row: usize,
-    m_plane: usize,
+    pub tiles: usize,
+    pub v_row: usize,
+    pub v_plane: usize,
+    pub m_row: usize,
+    pub m_plane: usize,
 }
 
 impl Planes {
@@ -333,27 +334,27 @@ impl Planes {
 
 /// Some tiles of a pass; `first` is the one at row 0 of the planes.
 #[derive(Clone)]
-struct Part<'a> {
-    pass: &'a Pass<'a>,
-    grid: [usize; 2],
-    tiles: std::ops::Range<usize>,
-    first: usize,
-    planes: Planes,
-    zero: &'a AlignedBuf,
+pub(super) struct Part<'a> {
+    pub pass: &'a Pass<'a>,
+    pub grid: [usize; 2],
+    pub tiles: std::ops::Range<usize>,
+    pub first: usize,
+    pub planes: Planes,
+    pub zero: &'a AlignedBuf,
 }
 
 impl Part<'_> {
     /// Image, and first output row and column of a tile.
-    fn place(&self, tile: usize, out: usize) -> [usize; 3] {
+    pub fn place(&self, tile: usize, out: usize) -> [usize; 3] {
         let (row, col) = (tile / self.grid[1], tile % self.grid[1]);
         [row / self.grid[0], row % self.grid[0] * out, col * out]
     }
 }
 
-struct In<'a, T> {
-    part: Part<'a>,
-    v: *mut f32,
-    size: T,
+pub(super) struct In<'a, T> {
+    pub part: Part<'a>,
+    pub v: *mut f32,
+    pub size: T,
 }
 
 impl<T: Transform> Kernel for In<'_, T> {
@@ -439,6 +440,21 @@ impl<T: Transform> Kernel for Out<'_, T> {
                 }
                 c += n;
             }
+        }
+        // SAFETY: `run`'s caller promised that the post is valid.
+        if let Some(moments) = unsafe { pass.post.moments() } {
+            let mut pixels = Vec::new();
+            for tile in self.part.tiles.clone() {
+                let [image, y, x] = self.part.place(tile, T::OUT);
+                for y in y..(y + T::OUT).min(h) {
+                    pixels.extend((x..(x + T::OUT).min(w)).map(|x| (image * h + y) * w + x));
+                }
+            }
+            let output = (pass.y.data.cast_const(), pass.y.ld);
+            let mut chunk = Chunk::new(moments, output, &pixels, 0..pass.c_out);
+            // SAFETY: all channels of these pixels were just written, by this thread.
+            unsafe { chunk.sum(s, 0, pass.c_out) };
+            chunk.finish();
         }
     }
 }

@@ -152,11 +152,11 @@ impl Scaling {
             // With one factor a sample, every column is added to the same sum.
             let channels = parts.factors;
             // SAFETY: the lengths were checked; the factors have the layout's width.
-            let [sums, _] = unsafe { channel_sums(&parts.layout, channels, &terms) };
+            let sums = unsafe { channel_sums(&parts.layout, channels, &terms) };
             // SAFETY: each part has its own factors.
             let out = unsafe { d_factor.slice(i * channels, channels) };
             for (d, sum) in out.iter_mut().zip(sums) {
-                *d = sum as f32;
+                *d = sum[0] as f32;
             }
         });
         Ok(())

@@ -7,8 +7,8 @@ use crate::simd::Simd;
 /// The sum of the squares, in f64 over blocks of a fixed size; add up several buffers and take the root for a gradient norm.
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     // SAFETY: `x` has the layout's elements; the terms have no parameters.
-    let [sums, _] = unsafe { channel_sums(&Layout::flat(x.len()), 1, &Squares(In::new(x))) };
-    sums[0]
+    let sums = unsafe { channel_sums(&Layout::flat(x.len()), 1, &Squares(In::new(x))) };
+    sums[0][0]
 }
 
 struct Squares(In);

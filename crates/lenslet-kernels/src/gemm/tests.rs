@@ -165,6 +165,7 @@ fn every_epilogue() {
                         position,
                     }),
                     activation,
+                    moments: None,
                 };
                 let want: Vec<f64> = (0..m * n)
                     .map(|i| {

@@ -1,7 +1,8 @@
 //! Batch norm over `[rows, channels]` (rows are pixels of all images): statistics, the fused forward pass, its gradients.
 
 use crate::columns::{
-    ColumnMap, ColumnTerms, In, InOut, Layout, Out, channel_sums, map_columns, sum_columns,
+    BlockSums, ColumnMap, ColumnTerms, In, InOut, Layout, Merge, Out, channel_sums, map_columns,
+    sum_columns,
 };
 use crate::derivative::{Known, with_known};
 use crate::epilogue::Activation;
@@ -27,35 +28,49 @@ pub fn batch_statistics(
     check_rows(rows, channels)?;
     expect_len("batch norm input", x.len(), elements([rows, channels]))?;
     let layout = Layout::new(rows, channels);
-    let (mut means, mut squares) = (vec![0.0f64; channels], vec![0.0f64; channels]);
-    let mut seen = 0.0;
+    let mut totals = vec![[0.0f64; 2]; channels];
+    let merge = MergeMoments { x, channels };
     // SAFETY: `x` has the layout's elements.
-    unsafe {
-        sum_columns(&layout, &Moments(In::new(x)), |block| {
+    unsafe { sum_columns(&layout, &Moments(In::new(x)), &merge, &mut totals) };
+    for (c, [average, squares]) in totals.into_iter().enumerate() {
+        mean[c] = average as f32;
+        variance[c] = (squares / rows as f64) as f32;
+    }
+    Ok(())
+}
+
+/// Mean and sum of squared differences from it.
+struct MergeMoments<'a> {
+    x: &'a [f32],
+    channels: usize,
+}
+
+impl Merge for MergeMoments<'_> {
+    type Total = [f64; 2];
+
+    #[inline(always)]
+    fn merge(&self, blocks: &[BlockSums<'_>], first: usize, totals: &mut [[f64; 2]]) {
+        totals.fill([0.0; 2]);
+        let mut seen = 0.0;
+        for block in blocks {
             let n = block.rows as f64;
-            let (first, second) = block.sums.split_at(block.width);
-            for at in (0..block.width).step_by(channels) {
-                let weight = n / (seen + n);
+            let (a, b) = block.sums.split_at(block.width);
+            for at in (first..block.width).step_by(self.channels) {
+                let (share, weight) = (1.0 / n, n / (seen + n));
                 let both = seen * weight;
-                let shifts = &x[block.start + at..][..channels];
-                let columns = means.iter_mut().zip(&mut squares).zip(shifts);
-                for ((((mean, square), &shift), &s1), &s2) in
-                    columns.zip(&first[at..]).zip(&second[at..])
-                {
+                let sums = a[at..].iter().zip(&b[at..]);
+                let shifts = &self.x[block.start + at..];
+                for ((total, (&s1, &s2)), &shift) in totals.iter_mut().zip(sums).zip(shifts) {
                     let (s1, s2) = (f64::from(s1), f64::from(s2));
-                    let delta = f64::from(shift) + s1 / n - *mean;
-                    *square += (s2 - s1 * s1 / n).max(0.0) + delta * delta * both;
-                    *mean += delta * weight;
+                    let average = s1 * share;
+                    let delta = f64::from(shift) + average - total[0];
+                    total[1] += (s2 - s1 * average).max(0.0) + delta * delta * both;
+                    total[0] += delta * weight;
                 }
                 seen += n;
             }
-        });
+        }
     }
-    for c in 0..channels {
-        mean[c] = means[c] as f32;
-        variance[c] = (squares[c] / rows as f64) as f32;
-    }
-    Ok(())
 }
 
 /// 1 / sqrt(variance + epsilon).
@@ -270,7 +285,7 @@ impl BatchNorm<'_> {
                 shift: In::new(&wide_shift),
                 activation,
             };
-            let mut sums = [Vec::new(), Vec::new()];
+            let mut sums = Vec::new();
             if needs_sums {
                 let terms = Reduce { source: &source, mean: In::new(&wide_mean) };
                 sums = sum(&layout, channels, &terms);
@@ -281,9 +296,9 @@ impl BatchNorm<'_> {
                 for c in 0..channels {
                     let inv_std = f64::from(self.inv_std[c]);
                     let per_row = f64::from(scale[c]) / rows as f64;
-                    let slope = -per_row * sums[1][c] * inv_std * inv_std;
+                    let slope = -per_row * sums[c][1] * inv_std * inv_std;
                     linear[c] = slope as f32;
-                    constant[c] = (-per_row * sums[0][c] - slope * f64::from(self.mean[c])) as f32;
+                    constant[c] = (-per_row * sums[c][0] - slope * f64::from(self.mean[c])) as f32;
                 }
             }
             let (linear, constant) = (layout.expand(&linear), layout.expand(&constant));
@@ -297,13 +312,13 @@ impl BatchNorm<'_> {
             };
             run(&layout, &map);
             if let Some(d_beta) = d_beta {
-                for (d, &sum) in d_beta.iter_mut().zip(&sums[0]) {
-                    *d = sum as f32;
+                for (d, sum) in d_beta.iter_mut().zip(&sums) {
+                    *d = sum[0] as f32;
                 }
             }
             if let Some(d_gamma) = d_gamma {
-                for ((d, &sum), &inv_std) in d_gamma.iter_mut().zip(&sums[1]).zip(self.inv_std) {
-                    *d = (sum * f64::from(inv_std)) as f32;
+                for ((d, sum), &inv_std) in d_gamma.iter_mut().zip(&sums).zip(self.inv_std) {
+                    *d = (sum[1] * f64::from(inv_std)) as f32;
                 }
             }
         });
@@ -318,7 +333,7 @@ fn run<M: ColumnMap>(layout: &Layout, map: &M) {
 }
 
 /// Sums terms whose buffers have the layout's elements and whose parameters have its width.
-fn sum<T: ColumnTerms>(layout: &Layout, channels: usize, terms: &T) -> [Vec<f64>; 2] {
+fn sum<T: ColumnTerms>(layout: &Layout, channels: usize, terms: &T) -> Vec<[f64; 2]> {
     // SAFETY: the callers in this module have checked the lengths.
     unsafe { channel_sums(layout, channels, terms) }
 }

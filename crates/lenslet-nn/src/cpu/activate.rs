@@ -3,8 +3,9 @@
 use burn::tensor::Tensor;
 use lenslet_kernels::{Activation, InOut, Saved, activation_backward, activation_forward};
 
-use super::op::{CpuOp, Values, input, run};
+use super::op::{CpuOp, Values, input, label, run};
 use super::{CHECKED, kernel_activation};
+use crate::timing::Label;
 
 /// The activation of every element.
 pub(crate) fn activate<const D: usize>(
@@ -29,6 +30,10 @@ impl CpuOp<1> for Activate {
     /// The output, which the next layer keeps anyway, or where that does not do the input.
     type Saved = Values;
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("activation", &self.shape)
+    }
 
     fn forward(&self, [x]: [Values; 1]) -> (Values, Values, ()) {
         let y = Values::written(&self.shape, |y| {

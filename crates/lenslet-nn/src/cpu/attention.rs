@@ -4,7 +4,8 @@ use burn::tensor::Tensor;
 use lenslet_kernels::{Attention, AttentionGradients, AttentionSaved, Matrix, MatrixMut};
 
 use super::CHECKED;
-use super::op::{CpuOp, Values, input, run};
+use super::op::{CpuOp, Values, input, label, run};
+use crate::timing::Label;
 
 /// `[N, L, 3 * C]`, queries, keys and values side by side, to `[N, L, C]`.
 pub(crate) fn self_attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
@@ -35,6 +36,21 @@ impl CpuOp<1> for SelfAttention {
     /// Input, output, and the logarithms of the softmax's sums.
     type Saved = (Values, Values, Vec<f32>);
     type Extra = ();
+
+    fn label(&self) -> Label {
+        let Attention {
+            batch,
+            queries,
+            keys,
+            heads,
+            dim,
+            ..
+        } = self.0;
+        Label {
+            macs: 2 * batch * heads * queries * keys * dim,
+            ..label("attention", &[batch, queries, heads, dim])
+        }
+    }
 
     fn forward(&self, [qkv]: [Values; 1]) -> (Values, Self::Saved, ()) {
         let (op, channels) = (&self.0, self.channels());

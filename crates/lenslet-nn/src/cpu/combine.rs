@@ -6,7 +6,8 @@ use lenslet_kernels::{
 };
 
 use super::CHECKED;
-use super::op::{CpuOp, Input, Values, input, run};
+use super::op::{CpuOp, Input, Values, input, label, run};
+use crate::timing::Label;
 
 /// The sum of two tensors of one shape.
 pub(crate) fn add<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> Option<Tensor<D>> {
@@ -23,6 +24,10 @@ struct Add(Vec<usize>);
 impl CpuOp<2> for Add {
     type Saved = ();
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("sum", &self.0)
+    }
 
     fn forward(&self, [a, b]: [Values; 2]) -> (Values, (), ()) {
         let y = Values::written(&self.0, |y| {
@@ -122,6 +127,10 @@ impl CpuOp<2> for Scale {
     type Saved = [Values; 2];
     type Extra = ();
 
+    fn label(&self) -> Label {
+        label("scaling", &self.shape)
+    }
+
     fn forward(&self, [x, factor]: [Values; 2]) -> (Values, [Values; 2], ()) {
         (self.scaled(&x, &factor, None), [x, factor], ())
     }
@@ -134,6 +143,10 @@ impl CpuOp<2> for Scale {
 impl CpuOp<3> for Scale {
     type Saved = [Values; 2];
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("scaling", &self.shape)
+    }
 
     fn forward(&self, [x, factor, residual]: [Values; 3]) -> (Values, [Values; 2], ()) {
         (self.scaled(&x, &factor, Some(&residual)), [x, factor], ())
@@ -177,6 +190,10 @@ impl CpuOp<2> for Concat {
     type Saved = ();
     type Extra = ();
 
+    fn label(&self) -> Label {
+        label("concatenation", &self.shape(self.channels.iter().sum()))
+    }
+
     fn forward(&self, [a, b]: [Values; 2]) -> (Values, (), ()) {
         let [left, right] = self.channels;
         let y = Values::written(&self.shape(left + right), |y| {
@@ -216,6 +233,10 @@ struct ChannelsLast([usize; 4]);
 impl CpuOp<1> for ChannelsLast {
     type Saved = ();
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("layout", &self.0)
+    }
 
     fn forward(&self, [x]: [Values; 1]) -> (Values, (), ()) {
         let [n, c, h, w] = self.0;

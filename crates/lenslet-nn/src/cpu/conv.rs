@@ -6,20 +6,25 @@ use std::collections::HashMap;
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use lenslet_kernels::{
-    Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, PackedConv, Pass, Scratch, column_sums,
+    Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, Moments, PackedConv, Pass, Scratch,
+    channels_last, column_sums,
 };
 
 use super::CHECKED;
+use super::norm::BatchMoments;
 use super::op::{Values, input};
-use super::weighted::{Weighted, run_weighted};
+use super::weighted::{Weighted, added, run_weighted};
+use crate::timing::Label;
 
-/// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`.
+/// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`; the moments of the output's
+/// channels with it, if `moments`.
 pub(crate) fn conv2d(
     x: &Tensor<4>,
     weight: &Tensor<4>,
     bias: Option<&Tensor<1>>,
     geometry: &ConvOptions<2>,
-) -> Option<Tensor<4>> {
+    moments: bool,
+) -> Option<(Tensor<4>, BatchMoments)> {
     let [n, h, w, c_in] = x.dims();
     let [c_out, _, kh, kw] = weight.dims();
     let [(top, bottom), (left, right)] = geometry.padding;
@@ -41,45 +46,182 @@ pub(crate) fn conv2d(
         Some(bias) => Some(input(bias)?),
         None => None,
     };
-    Some(run_weighted(Conv(shape), [input(x)?, input(weight)?], bias))
+    let op = Conv { shape, moments };
+    Some(run_weighted(op, [input(x)?, input(weight)?], bias))
 }
 
 #[derive(Debug, Clone)]
-struct Conv(Conv2d);
+struct Conv {
+    shape: Conv2d,
+    /// Whether a batch norm follows that needs the output's.
+    moments: bool,
+}
 
 impl Weighted for Conv {
-    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
-        let shape = &self.0;
-        let [oh, ow] = shape.output_size().expect(CHECKED);
-        let epilogue = Epilogue {
-            bias: bias.map(Values::data),
-            ..Epilogue::NONE
+    type Extra = BatchMoments;
+
+    fn label(&self) -> Label {
+        let Conv2d {
+            n,
+            h,
+            w,
+            c_in,
+            c_out,
+            kernel: [kh, kw],
+            stride,
+            groups,
+            ..
+        } = self.shape;
+        let grouped = match groups {
+            1 => String::new(),
+            groups => format!(", {groups} groups"),
         };
-        let (x, channels) = (Matrix::new(x.data(), shape.c_in), shape.c_out);
-        Values::written(&[shape.n, oh, ow, channels], |y| {
-            pass(shape, Pass::Forward, weight, x, y, channels, &epilogue);
-        })
+        Label {
+            operation: match (groups, kh * kw) {
+                (1, 1) => "convolution 1x1",
+                (1, _) => "convolution",
+                (groups, _) if groups == c_in && groups == c_out => "depthwise convolution",
+                _ => "grouped convolution",
+            },
+            detail: format!(
+                "{n}x{h}x{w}, {kh}x{kw}/{}, {c_in}-{c_out}{grouped}",
+                stride[0]
+            ),
+            macs: self.shape.macs(),
+        }
     }
 
-    fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
-        let shape = &self.0;
-        let (dy, channels) = (Matrix::new(dy.data(), shape.c_out), shape.c_in);
-        let (way, none) = (Pass::InputGradient, &Epilogue::NONE);
-        Values::written(&[shape.n, shape.h, shape.w, channels], |dx| {
-            pass(shape, way, weight, dy, dx, channels, none);
+    fn forward(
+        &self,
+        x: &Values,
+        weight: &Values,
+        bias: Option<&Values>,
+    ) -> (Values, BatchMoments) {
+        let shape = &self.shape;
+        let [oh, ow] = shape.output_size().expect(CHECKED);
+        let moments = self.moments.then(Moments::new);
+        let epilogue = Epilogue {
+            bias: bias.map(Values::data),
+            moments: moments.as_ref(),
+            ..Epilogue::NONE
+        };
+        let (shape, weight) = (&self.flat(), &self.flat_weight(weight));
+        let (x, channels) = (Matrix::new(x.data(), shape.c_in), shape.c_out);
+        let y = Values::written(&[shape.n, oh, ow, channels], |y| {
+            pass(shape, Pass::Forward, weight, x, y, channels, &epilogue);
+        });
+        (y, moments.and_then(|m| m.finish(channels).ok()))
+    }
+
+    fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {
+        let Conv2d { n, h, w, c_in, .. } = self.shape;
+        let (shape, way, weight) = match self.turned(weight) {
+            Some((shape, weight)) => (shape, Pass::Forward, weight),
+            None => (self.flat(), Pass::InputGradient, self.flat_weight(weight)),
+        };
+        let (dy, channels) = (
+            Matrix::new(dy.data(), self.shape.c_out),
+            c_in * self.joined(),
+        );
+        let epilogue = &added(other, channels);
+        Values::written(&[n, h, w, c_in], |dx| {
+            pass(&shape, way, &weight, dy, dx, channels, epilogue);
         })
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
-        weight_gradient(&self.0, x, dy)
+        let shape = self.flat();
+        let dw = weight_gradient(&shape, x, dy);
+        let [kh, kw] = self.shape.kernel;
+        let inputs = self.shape.c_in / self.shape.groups;
+        match self.joined() {
+            1 => dw,
+            taps => Values::written(&[self.shape.c_out, inputs, kh, kw], |back| {
+                let order = [self.shape.c_out, taps, inputs];
+                channels_last(order, dw.data(), back).expect(CHECKED);
+            }),
+        }
     }
 
     fn bias_gradient(&self, dy: &Values) -> Values {
-        let channels = self.0.c_out;
+        let channels = self.shape.c_out;
         let mut db = vec![0.0; channels];
         let rows = dy.data().len() / channels;
         column_sums(rows, Matrix::new(dy.data(), channels), &mut db).expect(CHECKED);
         Values::new(db, &[channels])
+    }
+}
+
+impl Conv {
+    /// Taps that are taken for channels: all of a kernel that covers the whole input, since those pixels lie side by side.
+    fn joined(&self) -> usize {
+        let Conv2d {
+            h,
+            w,
+            kernel,
+            padding,
+            dilation,
+            groups,
+            ..
+        } = self.shape;
+        let covers = kernel == [h, w] && padding == [0; 4] && dilation == [1, 1] && groups == 1;
+        if covers { h * w } else { 1 }
+    }
+
+    /// The shape with those taps as channels.
+    fn flat(&self) -> Conv2d {
+        let Conv2d { n, c_in, c_out, .. } = self.shape;
+        match self.joined() {
+            1 => self.shape,
+            taps => Conv2d::new([n, 1, 1, taps * c_in], c_out, [1, 1]),
+        }
+    }
+
+    /// The weight of [`Conv::flat`].
+    fn flat_weight(&self, weight: &Values) -> Values {
+        let Conv2d { c_in, c_out, .. } = self.shape;
+        match self.joined() {
+            1 => weight.clone(),
+            taps => Values::written(&[c_out, taps * c_in], |flat| {
+                channels_last([c_out, c_in, taps], weight.data(), flat).expect(CHECKED);
+            }),
+        }
+    }
+
+    /// The input gradient as a forward pass by the turned kernel, where a few channels on both sides make that the faster way:
+    /// it reads kernel rows.
+    fn turned(&self, weight: &Values) -> Option<(Conv2d, Values)> {
+        const FEW: usize = 8;
+        let shape = &self.shape;
+        let [oh, ow] = shape.output_size().ok()?;
+        let [kh, kw] = shape.kernel;
+        let [top, left, bottom, right] = shape.padding;
+        let turned = Conv2d {
+            h: oh,
+            w: ow,
+            c_in: shape.c_out,
+            c_out: shape.c_in,
+            padding: [
+                (kh - 1).checked_sub(top)?,
+                (kw - 1).checked_sub(left)?,
+                (kh - 1).checked_sub(bottom)?,
+                (kw - 1).checked_sub(right)?,
+            ],
+            ..*shape
+        };
+        let simple = shape.stride == [1, 1] && shape.dilation == [1, 1] && shape.groups == 1;
+        let serves = Algorithm::KernelRows.serves(&turned, Pass::Forward);
+        if self.joined() > 1 || !simple || !serves || shape.c_in >= FEW {
+            return None;
+        }
+        let taps = kh * kw;
+        let turned_weight = Values::written(&[shape.c_in, shape.c_out, kh, kw], |to| {
+            for (at, to) in to.iter_mut().enumerate() {
+                let (i, o, tap) = (at / taps / shape.c_out, at / taps % shape.c_out, at % taps);
+                *to = weight.data()[(o * shape.c_in + i) * taps + taps - 1 - tap];
+            }
+        });
+        Some((turned, turned_weight))
     }
 }
 

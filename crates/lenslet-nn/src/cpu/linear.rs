@@ -9,17 +9,23 @@ use lenslet_kernels::{
 
 use super::CHECKED;
 use super::op::{Values, input};
-use super::weighted::{Weighted, run_weighted};
+use super::weighted::{Weighted, added, run_weighted};
+use crate::timing::Label;
 
-/// `[rows, in]` and `[out, in]` to `[rows, out]`.
-pub(crate) fn linear(
-    x: &Tensor<2>,
+/// `[…, in]` and `[out, in]` to `[…, out]`.
+pub(crate) fn linear<const D: usize>(
+    x: &Tensor<D>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
-) -> Option<Tensor<2>> {
-    let ([rows, inputs], [outputs, _]) = (x.dims(), weight.dims());
+) -> Option<Tensor<D>> {
+    let (shape, [outputs, inputs]) = (x.dims(), weight.dims());
+    if shape[D - 1] != inputs {
+        return None;
+    }
+    let outer = shape[..D - 1].to_vec();
     let op = Linear {
-        rows,
+        rows: outer.iter().product(),
+        outer,
         inputs,
         outputs,
     };
@@ -27,11 +33,14 @@ pub(crate) fn linear(
         Some(bias) => Some(input(bias)?),
         None => None,
     };
-    Some(run_weighted(op, [input(x)?, input(weight)?], bias))
+    let (y, ()) = run_weighted(op, [input(x)?, input(weight)?], bias);
+    Some(y)
 }
 
 #[derive(Debug, Clone)]
 struct Linear {
+    /// All dimensions but the last, and their product.
+    outer: Vec<usize>,
     rows: usize,
     inputs: usize,
     outputs: usize,
@@ -43,33 +52,50 @@ thread_local! {
 }
 
 impl Linear {
-    fn product(&self, order: Order, a: &Values, weight: &Values, bias: Option<&Values>) -> Values {
+    fn product(&self, order: Order, a: &Values, weight: &Values, epilogue: &Epilogue) -> Values {
         let (k, n) = match order {
             Order::Transposed => (self.inputs, self.outputs),
             Order::RowMajor => (self.outputs, self.inputs),
         };
-        let epilogue = Epilogue {
-            bias: bias.map(Values::data),
-            ..Epilogue::NONE
-        };
-        Values::written(&[self.rows, n], |c| {
+        let shape = [&self.outer[..], &[n]].concat();
+        Values::written(&shape, |c| {
             PACKED.with_borrow_mut(|packed| {
                 let weight = Matrix::new(weight.data(), self.inputs);
                 packed.pack(weight, order, k, n).expect(CHECKED);
                 let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(c, n));
-                packed.multiply(self.rows, a, c, &epilogue).expect(CHECKED);
+                packed.multiply(self.rows, a, c, epilogue).expect(CHECKED);
             });
         })
     }
 }
 
 impl Weighted for Linear {
-    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
-        self.product(Order::Transposed, x, weight, bias)
+    type Extra = ();
+
+    fn label(&self) -> Label {
+        let Linear {
+            rows,
+            inputs,
+            outputs,
+            ..
+        } = *self;
+        Label {
+            operation: "linear",
+            detail: format!("{rows} rows, {inputs}-{outputs}"),
+            macs: rows * inputs * outputs,
+        }
     }
 
-    fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
-        self.product(Order::RowMajor, dy, weight, None)
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, ()) {
+        let epilogue = Epilogue {
+            bias: bias.map(Values::data),
+            ..Epilogue::NONE
+        };
+        (self.product(Order::Transposed, x, weight, &epilogue), ())
+    }
+
+    fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {
+        self.product(Order::RowMajor, dy, weight, &added(other, self.inputs))
     }
 
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {

@@ -5,13 +5,14 @@ use lenslet_kernels::{
     Activation, BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std,
 };
 
-use super::op::{CpuOp, Values, input, run};
+use super::op::{CpuOp, Values, input, label, run};
 use super::{CHECKED, kernel_activation, recycle};
+use crate::timing::Label;
 
 /// What a batch norm normalises by.
 pub(crate) enum Normalise {
-    /// The batch's own mean and variance.
-    Batch,
+    /// The batch's own mean and variance; these, where they were taken before.
+    Batch(BatchMoments),
     /// These, `[channels]` each.
     Running {
         mean: Tensor<1>,
@@ -37,15 +38,16 @@ pub(crate) fn batch_norm(
     }
     // Before any number is read: a graph that is being captured has none.
     let inputs = [input(x)?, input(gamma)?, input(beta)?];
-    let running = match by {
-        Normalise::Batch => None,
-        Normalise::Running { mean, variance } => Some([moment(&mean)?, moment(&variance)?]),
+    let (running, moments) = match by {
+        Normalise::Batch(moments) => (false, moments),
+        Normalise::Running { mean, variance } => (true, Some([moment(&mean)?, moment(&variance)?])),
     };
     let op = Norm {
         shape: x.dims(),
         eps: eps as f32,
         activation: activation.map_or(Activation::None, kernel_activation),
         running,
+        moments,
     };
     Some(match residual {
         None => run(op, inputs),
@@ -66,8 +68,10 @@ struct Norm {
     shape: [usize; 4],
     eps: f32,
     activation: Activation,
-    /// Mean and variance, unless they are the batch's.
-    running: Option<[Vec<f32>; 2]>,
+    /// Whether mean and variance are constants, not the batch's.
+    running: bool,
+    /// Mean and variance, unless they are still to be taken.
+    moments: BatchMoments,
 }
 
 /// What the backward pass needs.
@@ -103,7 +107,7 @@ impl Norm {
         residual: Option<Values>,
     ) -> (Values, NormSaved, BatchMoments) {
         let (rows, channels) = (self.rows(), self.shape[3]);
-        let (mean, variance) = match &self.running {
+        let (mean, variance) = match &self.moments {
             Some([mean, variance]) => (mean.clone(), variance.clone()),
             None => {
                 let (mut mean, mut variance) = (vec![0.0; channels], vec![0.0; channels]);
@@ -113,7 +117,7 @@ impl Norm {
         };
         let mut inv_std = vec![0.0; channels];
         inverse_std(&variance, self.eps, &mut inv_std).expect(CHECKED);
-        let moments = self.running.is_none().then(|| [mean.clone(), variance]);
+        let moments = (!self.running).then(|| [mean.clone(), variance]);
         let mut saved = NormSaved {
             x: x.clone(),
             gamma,
@@ -143,9 +147,10 @@ impl Norm {
     fn backward(&self, saved: &NormSaved, dy: Values, residual: bool) -> [Option<Values>; 4] {
         let (rows, channels) = (self.rows(), self.shape[3]);
         let (mut d_gamma, mut d_beta) = (vec![0.0; channels], vec![0.0; channels]);
-        let statistics = match self.running {
-            None => Statistics::Batch,
-            Some(_) => Statistics::Frozen,
+        let statistics = if self.running {
+            Statistics::Frozen
+        } else {
+            Statistics::Batch
         };
         let z = match &saved.other {
             None => Preactivation::FromInput,
@@ -191,6 +196,10 @@ impl CpuOp<3> for Norm {
     type Saved = NormSaved;
     type Extra = BatchMoments;
 
+    fn label(&self) -> Label {
+        label("batch norm", &self.shape)
+    }
+
     fn forward(&self, inputs: [Values; 3]) -> (Values, NormSaved, BatchMoments) {
         self.forward(inputs, None)
     }
@@ -205,6 +214,10 @@ impl CpuOp<4> for Norm {
     type Saved = NormSaved;
     type Extra = BatchMoments;
 
+    fn label(&self) -> Label {
+        label("batch norm with residual", &self.shape)
+    }
+
     fn forward(&self, inputs: [Values; 4]) -> (Values, NormSaved, BatchMoments) {
         let [x, gamma, beta, residual] = inputs;
         self.forward([x, gamma, beta], Some(residual))
@@ -215,18 +228,18 @@ impl CpuOp<4> for Norm {
     }
 }
 
-/// Layer norm over the last dimension of `[rows, channels]`.
-pub(crate) fn layer_norm(
-    x: &Tensor<2>,
+/// Layer norm over the last dimension.
+pub(crate) fn layer_norm<const D: usize>(
+    x: &Tensor<D>,
     [gamma, beta]: [&Tensor<1>; 2],
     eps: f64,
-) -> Option<Tensor<2>> {
-    let [rows, channels] = x.dims();
-    if rows * channels == 0 {
+) -> Option<Tensor<D>> {
+    let shape = x.dims();
+    if shape.contains(&0) {
         return None;
     }
     let op = RowNorm {
-        shape: [rows, channels],
+        shape: shape.to_vec(),
         eps: eps as f32,
     };
     let (y, ()) = run(op, [input(x)?, input(gamma)?, input(beta)?]);
@@ -235,14 +248,22 @@ pub(crate) fn layer_norm(
 
 #[derive(Debug, Clone)]
 struct RowNorm {
-    shape: [usize; 2],
+    shape: Vec<usize>,
     eps: f32,
 }
 
 impl RowNorm {
+    fn channels(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    fn rows(&self) -> usize {
+        self.shape.iter().product::<usize>() / self.channels()
+    }
+
     fn kernel<'a>(&self, gamma: &'a Values, beta: Option<&'a Values>) -> LayerNorm<'a> {
         LayerNorm {
-            channels: self.shape[1],
+            channels: self.channels(),
             gamma: Some(gamma.data()),
             beta: beta.map(Values::data),
             epsilon: self.eps,
@@ -254,8 +275,12 @@ impl CpuOp<3> for RowNorm {
     type Saved = (Values, Values, [Vec<f32>; 2]);
     type Extra = ();
 
+    fn label(&self) -> Label {
+        label("layer norm", &self.shape)
+    }
+
     fn forward(&self, [x, gamma, beta]: [Values; 3]) -> (Values, Self::Saved, ()) {
-        let rows = self.shape[0];
+        let rows = self.rows();
         let (mut mean, mut inv_std) = (vec![0.0; rows], vec![0.0; rows]);
         let y = Values::written(&self.shape, |y| {
             let x_y = lenslet_kernels::InOut::Separate(x.data(), y);
@@ -272,7 +297,7 @@ impl CpuOp<3> for RowNorm {
         dy: Values,
         _: [bool; 3],
     ) -> [Option<Values>; 3] {
-        let [rows, channels] = self.shape;
+        let (rows, channels) = (self.rows(), self.channels());
         let (mut d_gamma, mut d_beta) = (vec![0.0; channels], vec![0.0; channels]);
         let dx = dy.overwritten(&self.shape, |dy_dx| {
             let gradients = [Some(&mut d_gamma[..]), Some(&mut d_beta[..])];

@@ -1,8 +1,11 @@
 //! An operation with a hand-written gradient on Burn's CPU backend.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -10,9 +13,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
-use lenslet_kernels::InOut;
+use lenslet_kernels::{Activation, InOut, add_forward};
 
 use super::recycle;
+use crate::timing::{Label, Way, timed};
 
 /// Burn's CPU backend with gradients, without checkpointing.
 type Tracking = Autodiff<Flex, NoCheckpointing>;
@@ -25,6 +29,12 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     /// What the forward pass gives beside its output, without gradient.
     type Extra;
 
+    /// Whether the operation times the parts of its backward pass itself.
+    const TIMES_PARTS: bool = false;
+
+    /// The name in a table of times.
+    fn label(&self) -> Label;
+
     /// The output, and what to keep of the computation. The inputs are contiguous.
     fn forward(&self, inputs: [Values; N]) -> (Values, Self::Saved, Self::Extra);
 
@@ -35,6 +45,18 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
         gradient: Values,
         wanted: [bool; N],
     ) -> [Option<Values>; N];
+
+    /// As [`CpuOp::backward`], where gradients of the inputs that came another way are there already: what an operation
+    /// adds to its own, it takes; the others are added afterwards.
+    fn backward_onto(
+        &self,
+        saved: Self::Saved,
+        gradient: Values,
+        wanted: [bool; N],
+        _others: &mut [Option<Values>; N],
+    ) -> [Option<Values>; N] {
+        self.backward(saved, gradient, wanted)
+    }
 }
 
 /// A contiguous tensor of 32-bit numbers, shared. Its memory is kept for the next one when the last
@@ -132,6 +154,15 @@ impl Drop for Values {
     }
 }
 
+/// The label of an operation that memory limits.
+pub(crate) fn label(operation: &'static str, shape: &[usize]) -> Label {
+    Label {
+        operation,
+        detail: format!("{shape:?}"),
+        macs: 0,
+    }
+}
+
 /// An input as the backend holds it.
 pub(crate) enum Input {
     Plain(FlexTensor),
@@ -162,7 +193,7 @@ pub(crate) fn run<O: CpuOp<N>, const N: usize, const D: usize>(
             Input::Plain(tensor) => Values::contiguous(tensor),
             Input::Tracked(tensor) => Values::contiguous(tensor.into_primitive()),
         });
-        let (output, _, extra) = op.forward(values);
+        let (output, _, extra) = timed(|| op.label(), Way::Forward, || op.forward(values));
         return (Tensor::from_primitive::<Flex>(output.into_tensor()), extra);
     }
     let tracked = inputs.map(|input| match input {
@@ -171,7 +202,7 @@ pub(crate) fn run<O: CpuOp<N>, const N: usize, const D: usize>(
     });
     let nodes = tracked.each_ref().map(|tensor| tensor.node());
     let values = tracked.map(|tensor| Values::contiguous(tensor.into_primitive()));
-    let (output, saved, extra) = op.forward(values);
+    let (output, saved, extra) = timed(|| op.label(), Way::Forward, || op.forward(values));
     let step = Step::<O, N>(std::marker::PhantomData);
     let prepared = step
         .prepare::<NoCheckpointing>(nodes)
@@ -197,14 +228,76 @@ impl<O: CpuOp<N>, const N: usize> Backward<Flex, N> for Step<O, N> {
     type State = (O, O::Saved);
 
     fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        REGISTERED.with_borrow_mut(|nodes| nodes.remove(&ops.node.id));
         let gradient = Values::contiguous(gradients.consume::<Flex>(&ops.node));
         let (op, saved) = ops.state;
         let wanted = ops.parents.each_ref().map(Option::is_some);
-        let found = op.backward(saved, gradient, wanted);
-        for (parent, gradient) in ops.parents.into_iter().zip(found) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                gradients.register::<Flex>(parent.id, gradient.into_tensor());
+        let mut others = ops.parents.each_ref().map(|parent| {
+            let parent = parent.as_ref()?;
+            registered(parent.id, || gradients.consume::<Flex>(parent))
+        });
+        let run = || op.backward_onto(saved, gradient, wanted, &mut others);
+        let found = if O::TIMES_PARTS {
+            run()
+        } else {
+            timed(|| op.label(), Way::Backward, run)
+        };
+        for ((parent, gradient), other) in ops.parents.into_iter().zip(found).zip(others) {
+            let Some(parent) = parent else { continue };
+            let Some(sum) = sum(gradient, other) else {
+                continue;
+            };
+            let before = registered(parent.id, || gradients.consume::<Flex>(&parent));
+            let sum = match before {
+                // The same tensor is an input twice.
+                Some(other) => add(sum, other),
+                None => sum,
+            };
+            gradients.register::<Flex>(parent.id, sum.into_tensor());
+            // A leaf's gradient is not consumed but stays.
+            if !parent.parents.is_empty() {
+                REGISTERED.with_borrow_mut(|nodes| {
+                    if nodes.len() >= MOST_REGISTERED {
+                        nodes.clear();
+                    }
+                    nodes.insert(parent.id);
+                });
             }
         }
     }
+}
+
+/// Nodes that are remembered at most; where one is forgotten, the backend adds its gradients.
+const MOST_REGISTERED: usize = 4096;
+
+thread_local! {
+    /// Nodes that have a gradient which no step has consumed yet, as far as operations of this module registered it.
+    static REGISTERED: RefCell<HashSet<NodeId>> = RefCell::default();
+}
+
+/// Takes out the gradient that a node has got so far. (The backend would add the next one to it by operations of its own.)
+fn registered(node: NodeId, consume: impl FnOnce() -> FlexTensor) -> Option<Values> {
+    let there = REGISTERED.with_borrow_mut(|nodes| nodes.remove(&node));
+    there.then(|| Values::contiguous(consume()))
+}
+
+fn sum(a: Option<Values>, b: Option<Values>) -> Option<Values> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(add(a, b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// The sum, in the memory of one of the two where nobody else has a share in it.
+fn add(mut a: Values, mut b: Values) -> Values {
+    if a.own().is_none() && b.own().is_some() {
+        std::mem::swap(&mut a, &mut b);
+    }
+    let shape = a.tensor().layout().shape().to_vec();
+    let label = || label("sum of gradients", &shape);
+    timed(label, Way::Backward, || {
+        a.overwritten(&shape, |a| {
+            add_forward(Activation::None, a, b.data()).expect(super::CHECKED);
+        })
+    })
 }

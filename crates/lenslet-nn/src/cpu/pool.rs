@@ -4,7 +4,8 @@ use burn::tensor::Tensor;
 use lenslet_kernels::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
 
 use super::CHECKED;
-use super::op::{CpuOp, Values, input, run};
+use super::op::{CpuOp, Values, input, label, run};
+use crate::timing::Label;
 
 /// The largest of each window of `[N, H, W, C]`.
 pub(crate) fn max_pool2d(x: &Tensor<4>, windows: Pool2d) -> Option<Tensor<4>> {
@@ -60,6 +61,10 @@ impl CpuOp<1> for Max {
     type Saved = Vec<u16>;
     type Extra = ();
 
+    fn label(&self) -> Label {
+        label("max pool", &self.0.windows.input)
+    }
+
     fn forward(&self, [x]: [Values; 1]) -> (Values, Vec<u16>, ()) {
         let mut taps = vec![0; self.1.iter().product()];
         let y = Values::written(&self.1, |y| {
@@ -89,6 +94,10 @@ struct Average(Averages, [usize; 4], [usize; 4]);
 impl CpuOp<1> for Average {
     type Saved = ();
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("average pool", &self.1)
+    }
 
     fn forward(&self, [x]: [Values; 1]) -> (Values, (), ()) {
         let y = Values::written(&self.2, |y| {

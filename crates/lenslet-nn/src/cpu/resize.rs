@@ -4,7 +4,8 @@ use burn::tensor::Tensor;
 use lenslet_kernels::{Interpolation, Resize2d};
 
 use super::CHECKED;
-use super::op::{CpuOp, Values, input, run};
+use super::op::{CpuOp, Values, input, label, run};
+use crate::timing::Label;
 
 /// `[N, H, W, C]` to `[N, size[0], size[1], C]`.
 pub(crate) fn resize(
@@ -37,6 +38,10 @@ impl Resize {
 impl CpuOp<1> for Resize {
     type Saved = ();
     type Extra = ();
+
+    fn label(&self) -> Label {
+        label("interpolation", &self.output())
+    }
 
     fn forward(&self, [x]: [Values; 1]) -> (Values, (), ()) {
         let y = Values::written(&self.output(), |y| {

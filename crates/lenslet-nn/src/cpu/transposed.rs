@@ -6,7 +6,8 @@ use lenslet_kernels::{Conv2d, ConvTranspose2d, Epilogue, Matrix, Pass, column_su
 use super::CHECKED;
 use super::conv::{pass, weight_gradient};
 use super::op::{Values, input};
-use super::weighted::{Weighted, run_weighted};
+use super::weighted::{Weighted, added, run_weighted};
+use crate::timing::Label;
 
 /// `[N, H, W, in]` and `[in, out, k, k]` to `[N, H', W', out]`, without padding.
 pub(crate) fn conv_transpose2d(
@@ -28,7 +29,8 @@ pub(crate) fn conv_transpose2d(
     };
     let op = Transposed(shape.convolution().ok()?);
     let inputs = [input(x)?, input(weight)?];
-    Some(run_weighted(op, inputs, Some(input(bias)?)))
+    let (y, ()) = run_weighted(op, inputs, Some(input(bias)?));
+    Some(y)
 }
 
 /// The convolution from the output to the input.
@@ -43,23 +45,42 @@ impl Transposed {
 }
 
 impl Weighted for Transposed {
-    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Values {
+    type Extra = ();
+
+    fn label(&self) -> Label {
+        let Conv2d {
+            c_in,
+            c_out,
+            kernel: [kh, kw],
+            ..
+        } = self.0;
+        let [n, h, w, _] = self.input();
+        Label {
+            operation: "transposed convolution",
+            detail: format!("{n}x{h}x{w}, {kh}x{kw}, {c_out}-{c_in}"),
+            macs: self.0.macs(),
+        }
+    }
+
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, ()) {
         let shape = &self.0;
         let epilogue = Epilogue {
             bias: bias.map(Values::data),
             ..Epilogue::NONE
         };
         let (x, way) = (Matrix::new(x.data(), shape.c_out), Pass::InputGradient);
-        Values::written(&[shape.n, shape.h, shape.w, shape.c_in], |y| {
+        let y = Values::written(&[shape.n, shape.h, shape.w, shape.c_in], |y| {
             pass(shape, way, weight, x, y, shape.c_in, &epilogue);
-        })
+        });
+        (y, ())
     }
 
-    fn input_gradient(&self, weight: &Values, dy: &Values) -> Values {
+    fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {
         let shape = &self.0;
-        let (dy, none) = (Matrix::new(dy.data(), shape.c_in), &Epilogue::NONE);
+        let channels = shape.c_out;
+        let (dy, epilogue) = (Matrix::new(dy.data(), shape.c_in), &added(other, channels));
         Values::written(&self.input(), |dx| {
-            pass(shape, Pass::Forward, weight, dy, dx, shape.c_out, none);
+            pass(shape, Pass::Forward, weight, dy, dx, channels, epilogue);
         })
     }
 

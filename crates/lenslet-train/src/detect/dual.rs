@@ -95,6 +95,8 @@ impl Sub for Dual {
 
 impl Mul for Dual {
     type Output = Self;
+    /// The slopes by the product rule.
+    #[allow(clippy::suspicious_arithmetic_impl)]
     fn mul(self, other: Self) -> Self {
         Self {
             value: self.value * other.value,
@@ -107,6 +109,8 @@ impl Mul for Dual {
 
 impl Div for Dual {
     type Output = Self;
+    /// The slopes by the quotient rule.
+    #[allow(clippy::suspicious_arithmetic_impl)]
     fn div(self, other: Self) -> Self {
         let value = self.value / other.value;
         Self {

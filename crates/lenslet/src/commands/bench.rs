@@ -1,14 +1,15 @@
 //! `lenslet bench`
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use lenslet_engine::{Options, Session};
-use lenslet_kernels::{peak_bandwidth, peak_operations};
+use lenslet_kernels::{kernel_choices, peak_bandwidth, peak_operations};
 use lenslet_models::{ImageModel, Model, Variant};
-use lenslet_nn::Init;
+use lenslet_nn::{Init, timing};
 use lenslet_train::{
     Criterion, EngineKind, Input, Optimizer, Recipe, Rule, Target, compile, find_variant,
     train_step,
@@ -26,13 +27,51 @@ const WARM_UP: usize = 2;
 const CALLS: usize = 5;
 
 pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
-    let variant = find_variant(&args.model)?;
+    let Some(model) = &args.model else {
+        return kernels(args, common, threads);
+    };
+    let variant = find_variant(model)?;
     let times = match (args.train, args.engine) {
-        (true, _) => training(variant, args),
+        (true, _) if args.layers => return training_layers(variant, args),
+        (true, _) => {
+            let mut step = training(variant, args);
+            measure(args.seconds, &mut step)
+        }
         (false, EngineKind::Eager) => eager(variant, args),
         (false, EngineKind::Compiled) => return compiled(variant, args, common, threads),
     };
     show(variant, args, common, threads, &times)?;
+    Ok(Ended::Done)
+}
+
+/// The kernels in use, and the limits that times are compared with.
+fn kernels(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
+    let choices = kernel_choices(args.batch);
+    let isa = lenslet_kernels::simd::isa();
+    let (operations, bandwidth) = (peak_operations(), peak_bandwidth());
+    if common.json {
+        let choices: Vec<_> = choices
+            .iter()
+            .map(|choice| json!({ "work": choice.work, "kernel": choice.kernel }))
+            .collect();
+        report::print_json(&json!({
+            "instruction_set": isa.name(), "threads": threads, "batch": args.batch,
+            "gflop_per_s": operations / 1e9, "gb_per_s": bandwidth / 1e9, "kernels": choices,
+        }))?;
+        return Ok(Ended::Done);
+    }
+    let mut table = report::table(&["work", "kernel"]);
+    for choice in &choices {
+        table.add_row([&choice.work, &choice.kernel]);
+    }
+    report::print(table)?;
+    report::print(format!(
+        "Convolutions: forward / input gradient / weight gradient, {} images, weights packed anew for every step. \
+         {isa}, {threads} threads, {:.0} GFLOP/s, {:.1} GB/s.",
+        args.batch,
+        operations / 1e9,
+        bandwidth / 1e9
+    ))?;
     Ok(Ended::Done)
 }
 
@@ -184,7 +223,8 @@ fn layers(session: &Session, x: &[f32], seconds: f64) -> Result<()> {
     ))
 }
 
-fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
+/// A training step to call again and again.
+fn training(variant: &Variant, args: &BenchArgs) -> impl FnMut() + use<> {
     let device = device().autodiff();
     let mut model = Some(build(variant, &device));
     let x = random_images(variant, args.batch, &device);
@@ -193,12 +233,13 @@ fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
     let labels = (0..args.batch).map(|i| (i * 7 % variant.num_classes) as u32);
     let target = Target::Classes(labels.collect());
     let mut optimizer = Optimizer::new(Rule::ADAMW, 1e-4);
-    let recipe = Recipe {
-        criterion: &Criterion::default(),
-        max_norm: Some(1.0),
-        lr: &|_| 1e-3,
-    };
-    measure(args.seconds, || {
+    let criterion = Criterion::default();
+    move || {
+        let recipe = Recipe {
+            criterion: &criterion,
+            max_norm: Some(1.0),
+            lr: &|_| 1e-3,
+        };
         let input = Input::Pictures(x.clone(), shape);
         let before = model.take().expect("every step gives the model back");
         model = Some(train_step(
@@ -209,7 +250,117 @@ fn training(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
             &recipe,
             &device,
         ));
-    })
+    }
+}
+
+/// A table of a training step's operations, the longest first, and one of their kinds.
+fn training_layers(variant: &Variant, args: &BenchArgs) -> Result<Ended> {
+    let mut step = training(variant, args);
+    for _ in 0..WARM_UP {
+        step();
+    }
+    let operations = peak_operations();
+    let mut steps = 0;
+    let began = Instant::now();
+    let ((), times) = timing::record(|| {
+        while steps < CALLS || began.elapsed().as_secs_f64() < args.seconds {
+            step();
+            steps += 1;
+        }
+    });
+    let whole = began.elapsed().as_secs_f64() / steps as f64;
+    let mut rows: Vec<_> = times
+        .into_iter()
+        .map(|((label, way), spent)| {
+            let calls = spent.calls as f64 / steps as f64;
+            (label, way, calls, spent.time.as_secs_f64() / steps as f64)
+        })
+        .collect();
+    rows.sort_by(|a, b| b.3.total_cmp(&a.3));
+    let header = [
+        "operation",
+        "pass",
+        "of",
+        "calls",
+        "ms",
+        "share",
+        "GF/s",
+        "of limit",
+    ];
+    let mut table = report::table(&header);
+    let mut kinds: BTreeMap<_, [f64; 3]> = BTreeMap::new();
+    for (label, way, calls, time) in &rows {
+        let work = 2.0 * label.macs as f64 * calls;
+        let [rate, limit] = rates(work, *time, operations);
+        table.add_row([
+            label.operation.to_string(),
+            way.name().to_string(),
+            label.detail.clone(),
+            format!("{calls:.0}"),
+            format!("{:.3}", time * 1e3),
+            percent(time / whole),
+            rate,
+            limit,
+        ]);
+        let kind = kinds.entry((label.operation, *way)).or_default();
+        for (sum, x) in kind.iter_mut().zip([*calls, *time, work]) {
+            *sum += x;
+        }
+    }
+    report::print(table)?;
+    let header = [
+        "operation",
+        "pass",
+        "calls",
+        "ms",
+        "share",
+        "GF/s",
+        "of limit",
+    ];
+    let mut table = report::table(&header);
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| b.1[1].total_cmp(&a.1[1]));
+    let rest = whole - kinds.iter().map(|kind| kind.1[1]).sum::<f64>();
+    for ((operation, way), [calls, time, work]) in kinds {
+        let [rate, limit] = rates(work, time, operations);
+        table.add_row([
+            operation.to_string(),
+            way.name().to_string(),
+            format!("{calls:.0}"),
+            format!("{:.3}", time * 1e3),
+            percent(time / whole),
+            rate,
+            limit,
+        ]);
+    }
+    table.add_row([
+        "the rest".to_string(),
+        "loss, autodiff, small operations".to_string(),
+        String::new(),
+        format!("{:.3}", rest * 1e3),
+        percent(rest / whole),
+        String::new(),
+        String::new(),
+    ]);
+    report::print(table)?;
+    report::print(format!(
+        "{:.3} ms a step, mean of {steps}. This machine: {:.0} GFLOP/s. Winograd's steps do fewer operations than are \
+         counted.",
+        whole * 1e3,
+        operations / 1e9,
+    ))?;
+    Ok(Ended::Done)
+}
+
+/// Billions of operations a second, and their share of the machine's.
+fn rates(work: f64, time: f64, operations: f64) -> [String; 2] {
+    if work == 0.0 {
+        return Default::default();
+    }
+    [
+        format!("{:.0}", work / time / 1e9),
+        percent(work / time / operations),
+    ]
 }
 
 /// The most memory this process has held, in bytes, where the system tells.

@@ -1,0 +1,24 @@
+//! Losses.
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::cpu;
+
+/// The mean cross entropy of `logits` `[N, classes]` against the class of each row, as
+/// `torch.nn.CrossEntropyLoss(label_smoothing=…)`: a share `smoothing` of the target is spread over
+/// all classes.
+pub fn cross_entropy(logits: Tensor<2>, labels: &[u32], smoothing: f64) -> Tensor<1> {
+    if let Some(loss) = cpu::cross_entropy(&logits, labels, smoothing) {
+        return loss;
+    }
+    let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
+    let labels = TensorData::new(labels, [logits.dims()[0], 1]);
+    let labels = Tensor::from_data(labels, &logits.device());
+    let log_p = log_softmax(logits, 1);
+    let truth = -log_p.clone().gather(1, labels).mean();
+    if smoothing == 0.0 {
+        return truth;
+    }
+    truth * (1.0 - smoothing) - log_p.mean() * smoothing
+}
