@@ -261,7 +261,8 @@ impl<'a> Header<'a> {
                     rest
                 }
                 "fortran_order" if fortran_order.is_none() => {
-                    let end = value.find(|c: char| !c.is_alphabetic())?;
+                    let end = value.find(|c: char| !c.is_alphabetic());
+                    let end = end.unwrap_or(value.len());
                     let (word, rest) = value.split_at(end);
                     fortran_order = Some(match word {
                         "True" => true,

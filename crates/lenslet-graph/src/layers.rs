@@ -100,7 +100,10 @@ impl Graph {
     fn layer_shape(&self, layer: &Layer) -> Vec<usize> {
         let shape = &self.value(layer.output).shape;
         match self.tokens.get(&layer.name) {
-            Some(tokens) if tokens.iter().product::<usize>() == self.value(layer.output).len() => {
+            Some(tokens)
+                if shape.len() < 4
+                    && tokens.iter().product::<usize>() == self.value(layer.output).len() =>
+            {
                 tokens.to_vec()
             }
             _ => shape.clone(),

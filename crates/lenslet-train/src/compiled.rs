@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_engine::{Engine, EngineError, Options, Session};
-use lenslet_graph::Outputs;
+use lenslet_graph::{Graph, Outputs};
 use lenslet_models::{ImageModel, Model, Output};
 use serde::{Deserialize, Serialize};
 
@@ -31,16 +31,15 @@ pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
     }
 }
 
-/// Compiles a model for images of shape `[N, C, H, W]`.
+/// Compiles a model for images of shape `[N, C, H, W]`. The model ends here, so that the memory of each weight goes back when it is
+/// packed.
 ///
 /// # Errors
 /// When the model cannot take images of that size.
-pub fn compile(
-    model: &Model,
-    shape: [usize; 4],
-    options: &Options,
-) -> Result<Session, EngineError> {
-    Engine::compile(model, shape, options, outputs)
+pub fn compile(model: Model, shape: [usize; 4], options: &Options) -> Result<Session, EngineError> {
+    let graph = Graph::capture(&model, shape, outputs)?;
+    drop(model);
+    Engine::compile_graph(graph, options)
 }
 
 /// The size of batches into which `samples` are divided evenly, so that none is more than

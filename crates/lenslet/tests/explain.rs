@@ -313,7 +313,7 @@ fn what_cannot_work_is_explained() {
     refused(
         &["features", run, cat, "--layer", "features.8"],
         1,
-        &["does not run", "features.6"],
+        &["does not run", "near names are features."],
     );
     refused(
         &["gradcam", run, cat, "--class", "cat"],

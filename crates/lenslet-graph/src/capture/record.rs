@@ -49,6 +49,16 @@ fn id<const D: usize>(tensor: &Tensor<D>) -> Option<TensorId> {
     Some(tensor.id())
 }
 
+/// The shape `[N, L, C]` of tokens, which stacks of layers take as maps of height 1.
+fn tokens(output: &dyn Any) -> Option<[usize; 3]> {
+    let flat = output.downcast_ref::<Tensor<3>>().map(Tensor::dims);
+    let row = output.downcast_ref::<Tensor<4>>().map(Tensor::dims);
+    flat.or(match row {
+        Some([n, 1, length, c]) if length > 1 => Some([n, length, c]),
+        _ => None,
+    })
+}
+
 /// A child that ran.
 pub(super) struct Exit {
     pub path: String,
@@ -197,7 +207,7 @@ fn traced<O: Into<Outputs>>(device: &Device, forward: impl FnOnce() -> O) -> (Ou
                     trace.exits.push(Exit {
                         path: trace.running.join("."),
                         output: any_id(output),
-                        tokens: output.downcast_ref::<Tensor<3>>().map(Tensor::dims),
+                        tokens: tokens(output),
                     });
                     trace.running.pop();
                     None

@@ -414,8 +414,8 @@ proptest! {
                 ld: c_out,
                 position: crate::epilogue::ResidualPosition::BeforeActivation,
             }),
-            scale: None,
             activation: Activation::Relu,
+            ..Epilogue::NONE
         };
         let mut want = Vec::new();
         for row in 0..n * pixels {

@@ -292,7 +292,7 @@ mod tests {
     fn the_right_answer_is_cheap() {
         let spec = spec();
         let truth = vec![vec![label(Rect::new(8.0, 10.0, 28.0, 28.0), 1, false)]];
-        let mut outputs = vec![
+        let mut outputs = [
             (vec![-9.0f32; 2 * 16 * 7], [4, 4]),
             (vec![-9.0f32; 4 * 7], [2, 2]),
         ];

@@ -151,8 +151,7 @@ fn compiled(variant: &Variant, args: &BenchArgs, common: &Common, threads: usize
         ..Options::default()
     };
     let shape = [args.batch, c, h, w];
-    // The model goes when its weights are packed.
-    let session = compile(&build(variant, &device).valid(), shape, &options)?;
+    let session = compile(build(variant, &device).valid(), shape, &options)?;
     let x = random_images(variant, args.batch, &device).into_data();
     let x: Vec<f32> = x.iter::<f32>().collect();
     let mut output = Vec::new();
