@@ -1,5 +1,5 @@
-//! Segmentation models and detectors: a few with a backbone of their own, and one of each kind over
-//! every classifier of the zoo (`unet_resnet18`, `yolo_resnet18`, `grid_resnet18`).
+//! Segmentation models and detectors: one of each kind over a small backbone and over every classifier
+//! of the zoo (`unet_resnet18`, `yolo_resnet18`, `grid_resnet18`).
 
 use std::sync::OnceLock;
 
@@ -9,19 +9,18 @@ use lenslet_nn::Init;
 use crate::darknet::TINY;
 use crate::detector::{AnchorDetector, GridDetector};
 use crate::registry::{Over, variants};
-use crate::unet::UNetConfig;
 use crate::unet_over::UNetOver;
 use crate::{BuildOptions, Model, Task, Variant};
 
 /// Side of the inputs, where neither the user nor the data say another.
 const SIDE: usize = 128;
 
-/// The variants that are made of a backbone and a head for another task, and `unet`.
+/// The variants that are made of a backbone and a head for another task.
 pub fn composed() -> &'static [Variant] {
     static ALL: OnceLock<Vec<Variant>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut all = vec![
-            unet(),
+            over("unet".into(), &TINY, UNET),
             over("yolo".into(), &TINY, ANCHORS),
             over("grid".into(), &TINY, GRID),
         ];
@@ -114,26 +113,6 @@ fn over(name: String, backbone: &'static Variant, kind: Kind) -> Variant {
         }),
         // Never called: what stands in `over` builds.
         ..Variant::imagenet(named(name), TINY.build)
-    }
-}
-
-/// The guide's U-Net, narrower, for pictures in colour.
-fn unet() -> Variant {
-    Variant {
-        family: UNET.family,
-        task: UNET.task,
-        year: UNET.year,
-        paper: UNET.paper,
-        licence: "MIT OR Apache-2.0",
-        input: [3, SIDE, SIDE],
-        min_size: 16,
-        num_classes: 2,
-        preprocess: preprocess(Task::Segmentation, TINY.preprocess),
-        classifier: "final_conv",
-        first_conv: "encoders.0.double_conv.0",
-        ..Variant::imagenet("unet", |o: &BuildOptions, i| {
-            UNetConfig::new(3, [8, 16, 32, 64, 128]).init(o, i).into()
-        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! A small backbone for detectors, after Tiny YOLO.
+//! A small backbone for detectors and U-Nets, after Tiny YOLO.
 //!
 //! J. Redmon, A. Farhadi, *YOLO9000: Better, Faster, Stronger*, CVPR 2017, section 3 (batch
 //! normalisation, 3x3 convolutions that double their channels after every pool), as the Darknet
@@ -52,7 +52,7 @@ fn init(options: &BuildOptions, init: &mut Init) -> SequentialNet {
     SequentialNet::new(features, Some(1), classifier, stages)
 }
 
-/// The backbone that `yolo` and `grid` have.
+/// The backbone that `unet`, `yolo` and `grid` have.
 pub(crate) static TINY: Variant = Variant {
     family: "Darknet",
     year: 2016,

@@ -3,13 +3,15 @@
 //! The expanding path is that of O. Ronneberger, P. Fischer, T. Brox, *U-Net: Convolutional Networks
 //! for Biomedical Image Segmentation*, MICCAI 2015, with nearest-neighbour upsampling in the place of
 //! transposed convolutions (A. Odena, V. Dumoulin, C. Olah, *Deconvolution and Checkerboard
-//! Artifacts*, Distill 2016).
+//! Artifacts*, Distill 2016). Every map on the way up scores the classes, and the scores add up (J.
+//! Long, E. Shelhamer, T. Darrell, *Fully Convolutional Networks for Semantic Segmentation*, CVPR
+//! 2015, section 4.2): the coarse maps, which tell the classes apart, learn from the loss directly.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
-    Conv2d, Conv2dConfig, Init, Interpolation, concat, global_avg_pool, resize, to_nchw,
+    Conv2d, Conv2dConfig, Init, Interpolation, add, concat, global_avg_pool, resize, to_nchw,
 };
 
 use crate::backbone::Backbone;
@@ -17,14 +19,22 @@ use crate::model::{ImageModel, Output, Stage};
 use crate::unet::DoubleConv;
 use crate::{BuildOptions, Variant};
 
-/// Channels of the expanding path where the image's own size is reached, and the most anywhere.
-const WIDTHS: [usize; 2] = [16, 256];
+/// Channels of the expanding path: so many times the stride, within these bounds.
+const WIDTH: usize = 8;
+const WIDTHS: [usize; 2] = [16, 128];
+/// Where the expanding path ends, unless the backbone has finer maps; from there on scores are
+/// interpolated.
+const FINEST: usize = 2;
+/// How scores grow.
+const BILINEAR: Interpolation = Interpolation::Bilinear {
+    align_corners: false,
+};
 
 /// The expanding path.
 #[derive(Module, Debug)]
 pub struct UNetHead {
     blocks: Vec<DoubleConv>,
-    final_conv: Conv2d,
+    scores: Vec<Conv2d>,
 }
 
 /// A backbone, and an expanding path that also sees the maps of its finer stages.
@@ -36,12 +46,13 @@ pub struct UNetOver {
     strides: Vec<usize>,
 }
 
-/// What the expanding path joins, step by step: every stride down to 1, with the level of that stride
-/// if there is one.
+/// What the expanding path joins, step by step: every stride down to the finest, with the level of that
+/// stride if there is one.
 fn steps(strides: &[usize]) -> Vec<(usize, Option<usize>)> {
     let mut stride = strides.last().copied().unwrap_or(1);
     let mut steps = Vec::new();
-    while stride > 1 {
+    let finest = strides.first().map_or(FINEST, |&s| s.min(FINEST));
+    while stride > finest {
         stride /= 2;
         steps.push((stride, strides.iter().position(|&s| s == stride)));
     }
@@ -55,28 +66,39 @@ impl UNetOver {
         let levels = encoder.level_info();
         let strides: Vec<usize> = levels.iter().map(|l| l.stride).collect();
         let mut below = levels.last().map_or(0, |l| l.channels);
+        let score =
+            |from, init: &mut Init| Conv2dConfig::new(from, options.num_classes, 1).init(init);
+        let mut scores = vec![score(below, init)];
         let mut blocks = Vec::new();
         for (stride, level) in steps(&strides) {
             let skip = level.map_or(0, |i| levels[i].channels);
-            let width = (WIDTHS[0] * stride).min(WIDTHS[1]);
+            let width = (WIDTH * stride).clamp(WIDTHS[0], WIDTHS[1]);
             blocks.push(DoubleConv::new(below + skip, width, init));
+            scores.push(score(width, init));
             below = width;
         }
-        let final_conv = Conv2dConfig::new(below, options.num_classes, 1).init(init);
         Self {
             encoder,
-            head: UNetHead { blocks, final_conv },
+            head: UNetHead { blocks, scores },
             strides,
         }
     }
 
-    /// The map in front of the last convolution: `[N, H, W, C]`.
-    fn decode(&self, x: Tensor<4>) -> Tensor<4> {
+    /// The finest map and the classes' scores: `[N, h, w, C]` and `[N, H, W, classes]`.
+    fn decode(&self, x: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [_, _, height, width] = x.dims();
         let mut levels = self.encoder.levels(x);
         let Some(mut x) = levels.pop() else {
             unreachable!("every backbone has a stage");
         };
+        let score = |at: usize, x: &Tensor<4>| {
+            tap("head", || {
+                tap("scores", || {
+                    tap(at, || self.head.scores[at].forward(x.clone()))
+                })
+            })
+        };
+        let mut scores = score(0, &x);
         for (i, (stride, level)) in steps(&self.strides).into_iter().enumerate() {
             let skip = level.and_then(|at| levels.get(at).cloned());
             // Odd sizes were rounded on the way down, each backbone in its own way.
@@ -91,15 +113,13 @@ impl UNetOver {
             x = tap("head", || {
                 tap("blocks", || tap(i, || self.head.blocks[i].forward(x)))
             });
+            scores = add(resize(scores, size, BILINEAR), score(i + 1, &x));
         }
-        x
+        (x, resize(scores, [height, width], BILINEAR))
     }
 
     fn map(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.decode(x);
-        tap("head", || {
-            tap("final_conv", || self.head.final_conv.forward(x))
-        })
+        self.decode(x).1
     }
 }
 
@@ -121,7 +141,7 @@ impl ImageModel for UNetOver {
     }
 
     fn embed(&self, x: Tensor<4>) -> Tensor<2> {
-        global_avg_pool(self.decode(x))
+        global_avg_pool(self.decode(x).0)
     }
 }
 

@@ -40,7 +40,7 @@ pub use head::{Head, HeadKind};
 pub use in_place::{change_in_place, sum_of_squares};
 pub use init::{BiasInit, Init, WeightInit};
 pub use linear::{Linear, LinearConfig};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, known_loss};
 pub use named::Named;
 pub use norm::{
     BatchNorm2d, BatchNorm2dConfig, GroupNorm, LayerNorm, LayerNormConfig, LocalResponseNorm,

@@ -208,18 +208,19 @@ impl TrainConfig {
 
     /// Defaults for pictures with masks or boxes.
     pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
-        let epochs = match task {
-            Task::Segmentation => 8,
-            _ => 15,
+        let (epochs, batch_size) = match task {
+            Task::Segmentation => (8, 4),
+            _ => (15, 8),
         };
         let photos = Self::photos(model, weights, freeze, epochs);
         Self {
             task,
             head: HeadKind::Own,
             head_epochs: 0,
-            batch_size: 8,
-            lr: 3e-3,
-            warmup_epochs: 1,
+            batch_size,
+            lr: 4e-3,
+            warmup_epochs: 0,
+            ema: Some(0.99),
             augment: AugmentKind::Guide,
             ..photos
         }

@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_models::{ImageModel, Model, Output};
-use lenslet_nn::to_nhwc;
+use lenslet_nn::{known_loss, to_nhwc};
 
-use crate::detect::{LossValue, Raw};
+use crate::detect::{LossValue, Raw, numbers};
 use crate::segment::pixel_loss;
 use crate::{Criterion, NamedGradients, Optimizer, Target};
 
@@ -73,40 +73,38 @@ pub fn backward(
     }
 }
 
-/// Loss and backward pass for masks and boxes, whose losses come with their gradients: the sum of the
-/// outputs, each times its gradient, has the same derivatives.
+/// Loss and backward pass for masks and boxes, whose losses come with their gradients.
 fn backward_of(model: &Model, output: Output, target: &Target, criterion: &Criterion) -> Backward {
     let device = output.device();
-    fn product<const D: usize>(tensor: Tensor<D>, gradient: Vec<f32>) -> Tensor<1> {
-        let gradient = TensorData::new(gradient, tensor.dims());
-        let gradient = Tensor::<D>::from_data(gradient, &tensor.device());
-        (tensor * gradient).sum()
-    }
     let none = || Tensor::<1>::zeros([1], &device);
-    let (loss, right, surrogate) = match (target, output) {
+    let (loss, right, known) = match (target, output) {
         (Target::Masks(labels, kind), Output::Map(map)) => {
             let map = to_nhwc(map);
             let classes = map.dims()[3];
-            let logits: Vec<f32> = map.to_data().iter::<f32>().collect();
+            let logits = numbers(&map);
             let weights = criterion.class_weights.as_deref();
             let value = pixel_loss(*kind, &logits, labels, classes, weights);
             let right = value.right as f64 / value.pixels.max(1) as f64;
-            (value.loss, Some(right), product(map, value.gradient))
+            let loss = known_loss(map, value.loss as f32, value.gradient);
+            (value.loss, Some(right), loss)
         }
         (Target::Boxes(boxes, spec), output) => match Raw::of(&output) {
             Ok(raw) => {
                 let LossValue { loss, gradients } = raw.loss(spec, boxes);
                 let mut gradients = gradients.into_iter();
                 let mut next = || gradients.next().unwrap_or_default();
-                let sum = match output {
-                    Output::Anchors(scales) => scales
-                        .into_iter()
-                        .map(|scale| product(scale, next()))
+                let known = match output {
+                    // Together they have the derivatives; the first has the value.
+                    Output::Anchors(scales) => (scales.into_iter().enumerate())
+                        .map(|(i, scale)| {
+                            let value = if i == 0 { loss as f32 } else { 0.0 };
+                            known_loss(scale, value, next())
+                        })
                         .reduce(|a, b| a + b),
-                    Output::Grid(grid) => Some(product(grid, next())),
+                    Output::Grid(grid) => Some(known_loss(grid, loss as f32, next())),
                     _ => None,
                 };
-                (loss, None, sum.unwrap_or_else(none))
+                (loss, None, known.unwrap_or_else(none))
             }
             Err(_) => (f64::NAN, None, none()),
         },
@@ -115,7 +113,7 @@ fn backward_of(model: &Model, output: Output, target: &Target, criterion: &Crite
     };
     let gradients = loss
         .is_finite()
-        .then(|| NamedGradients::of(model, surrogate.backward()));
+        .then(|| NamedGradients::of(model, known.backward()));
     Backward {
         loss,
         gradients,

@@ -18,14 +18,14 @@ pub struct Scene {
 }
 
 /// Digits in a scene, at most.
-const MOST: u64 = 5;
+const MOST: u64 = 8;
 /// Share of a digit that has to stay visible.
-const VISIBLE: f64 = 0.7;
+const VISIBLE: f64 = 0.9;
 /// Places that are tried for a digit.
 const ATTEMPTS: usize = 20;
 /// Ink from which on a pixel belongs to the digit.
 const INK: f32 = 0.5;
-/// Distance of a digit's lightness from that of its background, at least.
+/// By how much a digit is lighter than what lies under it, at least.
 const CONTRAST: f32 = 0.3;
 
 /// A digit as it lies in the frame.
@@ -68,7 +68,7 @@ pub fn draw(digits: &dyn Dataset, size: usize, rng: &mut Rng) -> Result<Scene, D
     };
     for _ in 0..count {
         let sample = digits.get(rng.below(digits.len() as u64) as usize)?;
-        let side = (size as f64 * rng.range(0.24, 0.5)).round().max(8.0) as usize;
+        let side = (size as f64 * rng.range(0.28, 0.45)).round().max(8.0) as usize;
         let ink = turned(&sample.image, side, rng.range(-15.0, 15.0));
         let mut placed = Placed {
             class: sample.label as u8,
@@ -158,7 +158,7 @@ fn fits(new: &Placed, owner: &[u8], areas: &[usize], size: usize) -> bool {
     visible[1..].iter().zip(areas).all(enough)
 }
 
-/// Paints the digit in a colour that stands out against what lies under it.
+/// Paints the digit in a colour that is lighter than what lies under it.
 fn paint(new: &Placed, pixels: &mut [f32], size: usize, rng: &mut Rng) {
     let lightness = |c: [f32; 3]| 0.299 * c[0] + 0.587 * c[1] + 0.114 * c[2];
     let under = |at: usize| lightness([pixels[at * 3], pixels[at * 3 + 1], pixels[at * 3 + 2]]);
@@ -168,15 +168,10 @@ fn paint(new: &Placed, pixels: &mut [f32], size: usize, rng: &mut Rng) {
         count += ink;
     }
     let ground = sum / count.max(1e-6);
-    let mut colour = [0.0f32; 3];
-    for _ in 0..50 {
-        colour = [0; 3].map(|_| rng.unit() as f32);
-        if (lightness(colour) - ground).abs() >= CONTRAST {
-            break;
-        }
-        // Where no draw stands out, the last resort does.
-        colour = [if ground > 0.5 { 0.0 } else { 1.0 }; 3];
-    }
+    let colour = (0..50)
+        .map(|_| [0; 3].map(|_| rng.unit() as f32))
+        .find(|&colour| lightness(colour) - ground >= CONTRAST)
+        .unwrap_or([1.0; 3]);
     let covered: Vec<(usize, f32)> = new.pixels(size).collect();
     for (at, ink) in covered {
         for (level, colour) in pixels[at * 3..][..3].iter_mut().zip(colour) {

@@ -4,8 +4,8 @@ use crate::Rng;
 
 /// A background of `size` x `size` pixels in RGB, `[size * size * 3]`, levels from 0 to 1.
 pub(super) fn background(size: usize, rng: &mut Rng) -> Vec<f32> {
-    let [from, to] = [0, 1].map(|_| [0; 3].map(|_| rng.range(0.05, 0.95) as f32));
-    // Close enough to each other that digits stand out against both.
+    // Dark enough that lighter digits stand out.
+    let [from, to] = [0, 1].map(|_| [0; 3].map(|_| rng.range(0.05, 0.6) as f32));
     let near = rng.range(0.2, 0.5) as f32;
     let to: [f32; 3] = std::array::from_fn(|i| from[i] + (to[i] - from[i]) * near);
     let waves: Vec<Noise> = [4, 9, 21].map(|cells| Noise::new(cells, rng)).into();

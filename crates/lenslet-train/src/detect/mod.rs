@@ -19,7 +19,7 @@ pub use draw::draw_boxes;
 pub use evaluate::{DetectEvaluation, evaluate_boxes};
 pub use grid::grid_loss;
 pub use predict::{Detector, Thresholds};
-pub(crate) use raw::Raw;
+pub(crate) use raw::{Raw, numbers};
 
 /// A loss and its gradient by every number that the model gave.
 #[derive(Debug, Clone, PartialEq)]

@@ -78,6 +78,8 @@ impl Raw {
     }
 }
 
-fn numbers<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
-    tensor.to_data().iter::<f32>().collect()
+/// The numbers of `tensor`, in order.
+pub(crate) fn numbers<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    let data = tensor.to_data().convert::<f32>();
+    data.try_into_vec().expect("converted to this type")
 }

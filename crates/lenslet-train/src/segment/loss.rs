@@ -1,6 +1,9 @@
 //! Losses of a class for every pixel, with their gradients.
 
 use lenslet_data::masks::IGNORE;
+use lenslet_kernels::InOut;
+use lenslet_kernels::pool::parallel_chunks_mut;
+use lenslet_kernels::softmax;
 use serde::{Deserialize, Serialize};
 
 /// What is made small.
@@ -19,6 +22,10 @@ pub enum PixelLoss {
 
 /// Keeps the Dice coefficient of a class without pixels from being 0 by 0.
 const SMOOTH: f64 = 1.0;
+/// Pixels that are worked on at a time.
+const CHUNK: usize = 4096;
+/// Probabilities from which on a logarithm is taken of them.
+const SMALL: f32 = 1e-30;
 
 /// A loss and what came out beside it.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,118 +52,167 @@ pub fn pixel_loss(
     classes: usize,
     weights: Option<&[f32]>,
 ) -> PixelLossValue {
-    let mut result = PixelLossValue {
-        loss: 0.0,
-        gradient: vec![0.0; logits.len()],
-        pixels: 0,
-        right: 0,
-    };
-    let weight = |label: u8| weights.map_or(1.0, |w| w[usize::from(label)]);
+    let weight = |label: u8| weights.map_or(1.0, |w| f64::from(w[usize::from(label)]));
     // Probabilities first; they become gradients in place.
-    let (mut entropy, mut norm) = (0.0f64, 0.0f64);
-    let rows = logits
-        .chunks_exact(classes)
-        .zip(result.gradient.chunks_exact_mut(classes));
-    for ((row, p), &label) in rows.zip(labels).filter(|(_, label)| **label != IGNORE) {
-        let best = softmax_into(row, p);
-        let truth = usize::from(label);
-        result.pixels += 1;
-        result.right += usize::from(best == truth);
-        let w = f64::from(weight(label));
-        // From the logits, since a small probability is 0.
-        let largest = row[best];
-        let sum: f32 = row.iter().map(|v| (v - largest).exp()).sum();
-        entropy += w * f64::from(sum.ln() - (row[truth] - largest));
-        norm += w;
-    }
-    let dice =
-        (kind != PixelLoss::CrossEntropy).then(|| Dice::of(&result.gradient, labels, classes));
-    let entropy_counts = kind != PixelLoss::Dice && norm > 0.0;
+    let mut gradient = vec![0.0; logits.len()];
+    softmax(classes, InOut::Separate(logits, &mut gradient)).expect("whole rows");
+    let mut parts = vec![Sums::new(classes); labels.len().div_ceil(CHUNK)];
+    parallel_chunks_mut(&mut parts, 1, |i, part| {
+        let rows = i * CHUNK..labels.len().min((i + 1) * CHUNK);
+        let values = rows.start * classes..rows.end * classes;
+        part[0].take_in(
+            &logits[values.clone()],
+            &gradient[values],
+            &labels[rows],
+            &weight,
+        );
+    });
+    // In a fixed order, so that the threads' number is without effect.
+    let mut sums = Sums::new(classes);
+    parts.iter().for_each(|part| sums.add(part));
+    let mut loss = 0.0;
+    let entropy_counts = kind != PixelLoss::Dice && sums.norm > 0.0;
     if entropy_counts {
-        result.loss += entropy / norm;
+        loss += sums.entropy / sums.norm;
     }
-    if let Some(dice) = &dice {
-        result.loss += dice.loss;
-    }
-    let rows = result.gradient.chunks_exact_mut(classes).zip(labels);
-    let mut by_probability = vec![0.0f32; classes];
-    for (row, &label) in rows.filter(|(_, label)| **label != IGNORE) {
-        let truth = usize::from(label);
-        let share = if entropy_counts {
-            (f64::from(weight(label)) / norm) as f32
-        } else {
-            0.0
-        };
-        let mut mean = 0.0;
-        if let Some(dice) = &dice {
-            for (class, (g, p)) in by_probability.iter_mut().zip(row.iter()).enumerate() {
-                *g = dice.slopes[class][usize::from(class == truth)];
-                mean += *g * p;
+    let slopes = (kind != PixelLoss::CrossEntropy).then(|| {
+        let (dice, slopes) = sums.dice();
+        loss += dice;
+        slopes
+    });
+    let share = |label: u8| match entropy_counts {
+        true => (weight(label) / sums.norm) as f32,
+        false => 0.0,
+    };
+    parallel_chunks_mut(&mut gradient, CHUNK * classes, |i, chunk| {
+        let mut by_probability = vec![0.0f32; classes];
+        for (row, &label) in chunk.chunks_exact_mut(classes).zip(&labels[i * CHUNK..]) {
+            if label == IGNORE {
+                row.fill(0.0);
+                continue;
             }
-        }
-        for (class, (p, g)) in row.iter_mut().zip(&by_probability).enumerate() {
-            let one = f32::from(u8::from(class == truth));
-            *p = share * (*p - one) + *p * (g - mean);
-        }
-    }
-    result
-}
-
-/// Probabilities of a row of logits, and the likeliest class.
-fn softmax_into(row: &[f32], p: &mut [f32]) -> usize {
-    let mut best = 0;
-    for (class, v) in row.iter().enumerate() {
-        if *v > row[best] {
-            best = class;
-        }
-    }
-    let largest = row[best];
-    let mut sum = 0.0;
-    for (to, v) in p.iter_mut().zip(row) {
-        *to = (v - largest).exp();
-        sum += *to;
-    }
-    p.iter_mut().for_each(|v| *v /= sum);
-    best
-}
-
-/// The Dice loss and its derivatives by a probability.
-struct Dice {
-    loss: f64,
-    /// By class: where the pixel is not of the class, and where it is.
-    slopes: Vec<[f32; 2]>,
-}
-
-impl Dice {
-    fn of(probabilities: &[f32], labels: &[u8], classes: usize) -> Self {
-        let mut shared = vec![0.0f64; classes];
-        let mut mass = vec![0.0f64; classes];
-        let mut there = vec![false; classes];
-        let rows = probabilities.chunks_exact(classes).zip(labels);
-        for (row, &label) in rows.filter(|(_, label)| **label != IGNORE) {
             let truth = usize::from(label);
-            for (sum, p) in mass.iter_mut().zip(row) {
+            let share = share(label);
+            let mut mean = 0.0;
+            if let Some([outside, inside]) = &slopes {
+                by_probability.copy_from_slice(outside);
+                by_probability[truth] = inside[truth];
+                mean = row.iter().zip(&by_probability).map(|(p, g)| p * g).sum();
+            }
+            for (p, g) in row.iter_mut().zip(&by_probability) {
+                *p *= share + g - mean;
+            }
+            row[truth] -= share;
+        }
+    });
+    PixelLossValue {
+        loss,
+        gradient,
+        pixels: sums.pixels,
+        right: sums.right,
+    }
+}
+
+/// What the losses are made of, over some pixels.
+#[derive(Clone)]
+struct Sums {
+    /// Weighted cross entropy, and the sum of the weights.
+    entropy: f64,
+    norm: f64,
+    pixels: usize,
+    right: usize,
+    /// By class: the probability of the class on its own pixels.
+    shared: Vec<f64>,
+    /// By class: its probability on all pixels.
+    mass: Vec<f64>,
+    /// By class: its pixels.
+    there: Vec<usize>,
+}
+
+impl Sums {
+    fn new(classes: usize) -> Self {
+        Self {
+            entropy: 0.0,
+            norm: 0.0,
+            pixels: 0,
+            right: 0,
+            shared: vec![0.0; classes],
+            mass: vec![0.0; classes],
+            there: vec![0; classes],
+        }
+    }
+
+    fn take_in(
+        &mut self,
+        logits: &[f32],
+        probabilities: &[f32],
+        labels: &[u8],
+        weight: &impl Fn(u8) -> f64,
+    ) {
+        let classes = self.mass.len();
+        let rows = probabilities
+            .chunks_exact(classes)
+            .zip(logits.chunks_exact(classes));
+        for ((p, logits), &label) in rows.zip(labels).filter(|(_, label)| **label != IGNORE) {
+            let truth = usize::from(label);
+            let own = p[truth];
+            // The first of the largest.
+            let best =
+                !p[..truth].iter().any(|v| *v >= own) && !p[truth + 1..].iter().any(|v| *v > own);
+            self.pixels += 1;
+            self.right += usize::from(best);
+            let surprise = if own > SMALL {
+                -f64::from(own).ln()
+            } else {
+                surprise(logits, truth)
+            };
+            let w = weight(label);
+            self.entropy += w * surprise;
+            self.norm += w;
+            self.shared[truth] += f64::from(own);
+            self.there[truth] += 1;
+            for (sum, p) in self.mass.iter_mut().zip(p) {
                 *sum += f64::from(*p);
             }
-            shared[truth] += f64::from(row[truth]);
-            mass[truth] += 1.0;
-            there[truth] = true;
         }
-        let count = there.iter().filter(|t| **t).count().max(1) as f64;
-        let mut loss = 0.0;
-        let slopes = (0..classes)
-            .map(|class| {
-                if !there[class] {
-                    return [0.0; 2];
-                }
-                let (top, bottom) = (2.0 * shared[class] + SMOOTH, mass[class] + SMOOTH);
-                loss += (1.0 - top / bottom) / count;
-                let outside = top / (bottom * bottom) / count;
-                [outside as f32, (outside - 2.0 / bottom / count) as f32]
-            })
-            .collect();
-        Self { loss, slopes }
     }
+
+    fn add(&mut self, other: &Self) {
+        self.entropy += other.entropy;
+        self.norm += other.norm;
+        self.pixels += other.pixels;
+        self.right += other.right;
+        for class in 0..self.mass.len() {
+            self.shared[class] += other.shared[class];
+            self.mass[class] += other.mass[class];
+            self.there[class] += other.there[class];
+        }
+    }
+
+    /// The Dice loss, and its derivatives by a probability: by class, where the pixel is not of the
+    /// class, and where it is.
+    fn dice(&self) -> (f64, [Vec<f32>; 2]) {
+        let classes = self.mass.len();
+        let count = self.there.iter().filter(|n| **n > 0).count().max(1) as f64;
+        let mut loss = 0.0;
+        let mut slopes = [vec![0.0; classes], vec![0.0; classes]];
+        for class in (0..classes).filter(|&class| self.there[class] > 0) {
+            let top = 2.0 * self.shared[class] + SMOOTH;
+            let bottom = self.mass[class] + self.there[class] as f64 + SMOOTH;
+            loss += (1.0 - top / bottom) / count;
+            let outside = top / (bottom * bottom) / count;
+            slopes[0][class] = outside as f32;
+            slopes[1][class] = (outside - 2.0 / bottom / count) as f32;
+        }
+        (loss, slopes)
+    }
+}
+
+/// Minus the logarithm of the softmax of `truth`, from the logits: a small probability is 0.
+fn surprise(logits: &[f32], truth: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = logits.iter().map(|v| (v - largest).exp()).sum();
+    f64::from(sum.ln() - (logits[truth] - largest))
 }
 
 #[cfg(test)]

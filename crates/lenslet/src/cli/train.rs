@@ -122,20 +122,21 @@ pub struct Settings {
     /// The classifier [default: linear]
     #[arg(long, value_name = "KIND")]
     pub head: Option<HeadArg>,
-    /// Passes over the training data [default: 30]
+    /// Passes over the training data [default: 30; 8 with masks, 15 with boxes]
     #[arg(long, value_name = "N")]
     pub epochs: Option<usize>,
     /// The first epochs, in which the classifier trains alone on the features of the pictures as they
     /// are, before the rest joins [default: a third of --epochs where a backbone with weights trains]
     #[arg(long, value_name = "N")]
     pub head_epochs: Option<usize>,
-    /// Samples a forward pass [default: 32 for pictures, 64 for digits]
+    /// Samples a forward pass [default: 32 for pictures, 64 for digits, 4 with masks, 8 with boxes]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Batches a step, whose gradients are averaged [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures, unless the backbone is frozen]
+    /// Learning rate of the classifier [default: 0.002; 0.001 on pictures, unless the backbone is frozen; 0.004
+    /// for masks and boxes]
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// Share of --lr at which everything but the classifier trains [default: 0.1 from weights, else 1]
@@ -172,7 +173,8 @@ pub struct Settings {
     /// Let rare classes weigh as much as frequent ones
     #[arg(long)]
     pub class_weights: bool,
-    /// Measure and keep a moving average of the weights with this decay, such as 0.99
+    /// Measure and keep a moving average of the weights with this decay, such as 0.99; 0 for none
+    /// [default: 0.99 for masks and boxes, else 0]
     #[arg(long, value_name = "DECAY", allow_negative_numbers = true)]
     pub ema: Option<f64>,
     /// Stop after N epochs without a better validation accuracy
@@ -286,7 +288,10 @@ impl Settings {
                 .unwrap_or((default.warmup_epochs).min(epochs.saturating_sub(head_epochs + 1))),
             label_smoothing: self.label_smoothing.unwrap_or(default.label_smoothing),
             class_weights: self.class_weights,
-            ema: self.ema,
+            ema: match self.ema {
+                Some(0.0) => None,
+                given => given.or(default.ema),
+            },
             early_stopping: self.early_stopping,
             augment: match (self.no_augment, self.augment) {
                 (true, _) => AugmentKind::None,

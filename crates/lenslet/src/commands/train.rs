@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use lenslet_data::boxes::BoxSet;
-use lenslet_models::Task;
+use lenslet_models::{Task, Variant};
 use lenslet_nn::num_params;
 use lenslet_train::{
     Data, DataSource, EpochRecord, Freeze, Measured, Observer, Outcome, PartSize, Pretrained,
@@ -85,12 +85,13 @@ fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
     let weights = match (&args.weights, args.model.as_deref()) {
         (Some(given), name) => Some(model::start_from(name, given, usual, common)?),
         (None, _) if args.settings.from_scratch => None,
-        (None, _) if !classify => None,
-        (None, None) if pictures => Some(model::start_from_inside()?),
-        (None, Some(INSIDE)) if cfg!(feature = "pretrained") => Some(model::start_from_inside()?),
+        (None, None) if classify && pictures => Some(model::start_from_inside()?),
+        (None, name) if starts_inside(name.unwrap_or(usual)) => Some(model::start_from_inside()?),
         (None, _) => None,
     };
+    // Masks and boxes are found by what stands over the architecture of the weights.
     let named = weights.as_ref().and_then(Pretrained::architecture);
+    let named = named.filter(|_| classify);
     let model = args.model.as_deref().or(named).unwrap_or(usual);
     let origin = weights.as_ref().map(|w| w.origin().to_string());
     let config = RunConfig {
@@ -107,6 +108,12 @@ fn start(args: TrainArgs, common: &Common, threads: usize) -> Result<Trainer> {
         threads,
     };
     Ok(Trainer::start(config, &device(), weights, args.output)?)
+}
+
+/// Whether the model inside the program is that architecture, or the one below it.
+fn starts_inside(name: &str) -> bool {
+    let below = |v: &'static Variant| v.backbone().unwrap_or(v).name == INSIDE;
+    cfg!(feature = "pretrained") && lenslet_models::variant(name).is_some_and(below)
 }
 
 /// Names the boxes that make no sense and are left out.
