@@ -12,6 +12,7 @@ use burn::tensor::Tensor;
 use lenslet_nn::tap::tap;
 use lenslet_nn::{
     Conv2d, Conv2dConfig, Init, Interpolation, add, concat, global_avg_pool, resize, to_nchw,
+    to_nhwc,
 };
 
 use crate::backbone::Backbone;
@@ -19,12 +20,11 @@ use crate::model::{ImageModel, Output, Stage};
 use crate::unet::DoubleConv;
 use crate::{BuildOptions, Variant};
 
-/// Channels of the expanding path: so many times the stride, within these bounds.
+/// Channels of the expanding path: so many times the stride, and no more than the second.
 const WIDTH: usize = 8;
-const WIDTHS: [usize; 2] = [16, 128];
-/// Where the expanding path ends, unless the backbone has finer maps; from there on scores are
-/// interpolated.
-const FINEST: usize = 2;
+const WIDEST: usize = 128;
+/// Channels of a picture, which is the finest map.
+const COLOURS: usize = 3;
 /// How scores grow.
 const BILINEAR: Interpolation = Interpolation::Bilinear {
     align_corners: false,
@@ -46,13 +46,12 @@ pub struct UNetOver {
     strides: Vec<usize>,
 }
 
-/// What the expanding path joins, step by step: every stride down to the finest, with the level of that
-/// stride if there is one.
+/// What the expanding path joins, step by step: every stride down to 1, with the level of that stride if
+/// there is one.
 fn steps(strides: &[usize]) -> Vec<(usize, Option<usize>)> {
     let mut stride = strides.last().copied().unwrap_or(1);
     let mut steps = Vec::new();
-    let finest = strides.first().map_or(FINEST, |&s| s.min(FINEST));
-    while stride > finest {
+    while stride > 1 {
         stride /= 2;
         steps.push((stride, strides.iter().position(|&s| s == stride)));
     }
@@ -63,7 +62,10 @@ impl UNetOver {
     /// Makes the network over `backbone` for `options.num_classes` classes.
     pub fn new(backbone: &'static Variant, options: &BuildOptions, init: &mut Init) -> Self {
         let encoder = Backbone::new(backbone, options, init);
-        let levels = encoder.level_info();
+        let mut levels = encoder.level_info();
+        if levels.first().is_some_and(|finest| finest.stride > 1) {
+            levels.insert(0, Stage::new("picture", COLOURS, 1));
+        }
         let strides: Vec<usize> = levels.iter().map(|l| l.stride).collect();
         let mut below = levels.last().map_or(0, |l| l.channels);
         let score =
@@ -72,7 +74,7 @@ impl UNetOver {
         let mut blocks = Vec::new();
         for (stride, level) in steps(&strides) {
             let skip = level.map_or(0, |i| levels[i].channels);
-            let width = (WIDTH * stride).clamp(WIDTHS[0], WIDTHS[1]);
+            let width = (WIDTH * stride).min(WIDEST);
             blocks.push(DoubleConv::new(below + skip, width, init));
             scores.push(score(width, init));
             below = width;
@@ -87,7 +89,10 @@ impl UNetOver {
     /// The finest map and the classes' scores: `[N, h, w, C]` and `[N, H, W, classes]`.
     fn decode(&self, x: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let [_, _, height, width] = x.dims();
-        let mut levels = self.encoder.levels(x);
+        let mut levels = self.encoder.levels(x.clone());
+        if levels.len() < self.strides.len() {
+            levels.insert(0, to_nhwc(x));
+        }
         let Some(mut x) = levels.pop() else {
             unreachable!("every backbone has a stage");
         };
@@ -115,7 +120,7 @@ impl UNetOver {
             });
             scores = add(resize(scores, size, BILINEAR), score(i + 1, &x));
         }
-        (x, resize(scores, [height, width], BILINEAR))
+        (x, scores)
     }
 
     fn map(&self, x: Tensor<4>) -> Tensor<4> {

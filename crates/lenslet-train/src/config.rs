@@ -208,9 +208,9 @@ impl TrainConfig {
 
     /// Defaults for pictures with masks or boxes.
     pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
-        let (epochs, batch_size) = match task {
-            Task::Segmentation => (8, 4),
-            _ => (15, 8),
+        let (epochs, batch_size, scale) = match task {
+            Task::Segmentation => (6, 4, [0.9, 1.1]),
+            _ => (15, 8, Joint::default().scale),
         };
         let photos = Self::photos(model, weights, freeze, epochs);
         Self {
@@ -222,6 +222,7 @@ impl TrainConfig {
             warmup_epochs: 0,
             ema: Some(0.99),
             augment: AugmentKind::Guide,
+            scale,
             ..photos
         }
     }

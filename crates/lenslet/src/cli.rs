@@ -161,9 +161,12 @@ pub struct VerifyArgs {
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Architecture
+    /// Architecture, or a run's folder
     #[arg(required_unless_present = "kernels")]
-    pub model: Option<String>,
+    pub model: Option<PathBuf>,
+    /// The picture: channels, height, width [default: the model's own]
+    #[arg(long, value_name = "CxHxW", value_parser = inspect::picture, conflicts_with = "kernels")]
+    pub input: Option<[usize; 3]>,
     /// List the kernels that this machine picks, and what it can do, instead of measuring a model
     #[arg(long, conflicts_with_all = ["model", "train", "layers", "exact"])]
     pub kernels: bool,

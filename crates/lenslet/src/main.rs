@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(&args, &cli.common),
         Command::Verify(args) => commands::verify::run(&args, &cli.common),
         Command::Bench(args) => commands::bench::run(&args, &cli.common, threads),
-        Command::Models(args) => commands::models::run(&args, &cli.common),
+        Command::Models(args) => commands::models::run(&args, &cli.common, threads),
         Command::Summary(args) => commands::summary::run(&args, &cli.common),
         Command::Draw(args) => commands::draw::run(&args, &cli.common),
         Command::Explain(args) => commands::explain::run(&args, &cli.common),

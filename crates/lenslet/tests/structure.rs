@@ -97,6 +97,27 @@ fn compiled_steps_are_listed() {
 }
 
 #[test]
+fn any_size_is_measured() {
+    let args = [
+        "bench",
+        "unet",
+        "--input",
+        "3x48x32",
+        "--batch",
+        "2",
+        "--seconds",
+        "0.01",
+        "--json",
+    ];
+    for more in [&[][..], &["--engine", "eager"], &["--train"]] {
+        let told = json(&[&args[..], more].concat());
+        assert_eq!(told["input"], serde_json::json!([3, 48, 32]));
+        assert_eq!(told["batch"], 2);
+        assert!(told["median_ms"].as_f64().unwrap() > 0.0, "{told}");
+    }
+}
+
+#[test]
 fn the_architectures_are_compared() {
     let told = json(&["models", "--json", "--sort", "top1"]);
     let models = told["models"].as_array().unwrap();
@@ -168,6 +189,10 @@ fn what_cannot_work_is_explained() {
     let refused = |args: &[&str], code, words: &[&str]| {
         refuse(dir.path(), args, code, words);
     };
+    let bench = ["bench", "resnet18", "--input", "1x224x224"];
+    refused(&bench, 2, &["--input", "takes 3"]);
+    let bench = ["bench", "yolo", "--train"];
+    refused(&bench, 2, &["--train", "measure its backbone"]);
     refused(
         &["summary", "resnet51"],
         2,

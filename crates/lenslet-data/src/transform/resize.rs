@@ -3,6 +3,7 @@
 use super::Interpolation;
 use crate::{DataError, Image};
 use fast_image_resize as fir;
+use fir::images::{TypedImage, TypedImageRef};
 use std::cell::RefCell;
 
 thread_local! {
@@ -10,6 +11,9 @@ thread_local! {
     static RESIZER: RefCell<fir::Resizer> = RefCell::new(fir::Resizer::new());
 }
 
+/// Channels while a picture is resized, whatever it has: every type of pixel that the crate is compiled for
+/// costs a minute of the build.
+const FOUR: usize = 4;
 /// The largest result.
 const MAX_PIXELS: u64 = 100_000_000;
 
@@ -51,18 +55,50 @@ pub fn resize(
         Interpolation::Bilinear => fir::ResizeAlg::Convolution(fir::FilterType::Bilinear),
         Interpolation::Bicubic => fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom),
     };
-    let weighted = image.channels() == 4 && interpolation != Interpolation::Nearest;
+    let channels = image.channels();
+    let weighted = channels == 4 && interpolation != Interpolation::Nearest;
     let image = if weighted {
         premultiplied(image)
     } else {
-        image
+        with_channels(image, FOUR)
     };
     let image = pass(image, Some(width), None, algorithm)?;
     let image = pass(image, None, Some(height), algorithm)?;
-    Ok(if weighted { divided(image) } else { image })
+    Ok(if weighted {
+        divided(image)
+    } else {
+        with_channels(image, channels)
+    })
 }
 
-/// Resizes along one side.
+/// `image` with `channels` channels: missing ones are 0, and what is too many is left out.
+fn with_channels(image: Image, channels: usize) -> Image {
+    let mut out = Image::filled(image.width(), image.height(), channels, 0);
+    let (from, to) = (image.data(), out.data_mut());
+    match (image.channels(), channels) {
+        (1, FOUR) => repack::<1, FOUR>(from, to),
+        (3, FOUR) => repack::<3, FOUR>(from, to),
+        (FOUR, 1) => repack::<FOUR, 1>(from, to),
+        (FOUR, 3) => repack::<FOUR, 3>(from, to),
+        _ => return image,
+    }
+    out
+}
+
+/// Pixels of `A` channels as pixels of `B`.
+fn repack<const A: usize, const B: usize>(from: &[u8], to: &mut [u8]) {
+    let both = A.min(B);
+    for (to, from) in to
+        .as_chunks_mut::<B>()
+        .0
+        .iter_mut()
+        .zip(from.as_chunks::<A>().0)
+    {
+        to[..both].copy_from_slice(&from[..both]);
+    }
+}
+
+/// Resizes a picture of four channels along one side.
 fn pass(
     image: Image,
     width: Option<usize>,
@@ -76,38 +112,24 @@ fn pass(
     if (width, height) == (image.width(), image.height()) {
         return Ok(image);
     }
-    let mut out = Image::filled(width, height, image.channels(), 0);
-    let sizes = [[image.width(), image.height()], [width, height]];
-    let resized = match image.channels() {
-        1 => typed::<fir::pixels::U8>(image.data(), out.data_mut(), sizes, algorithm),
-        3 => typed::<fir::pixels::U8x3>(image.data(), out.data_mut(), sizes, algorithm),
-        _ => typed::<fir::pixels::U8x4>(image.data(), out.data_mut(), sizes, algorithm),
-    };
-    resized.map_err(|reason| DataError::Internal {
+    let failed = |e: &dyn std::fmt::Display| DataError::Internal {
         what: "resizing".into(),
-        reason,
-    })?;
-    Ok(out)
-}
-
-/// Resizes pixels of one type. The crate's untyped function would be compiled for fifteen types.
-fn typed<P: fir::PixelTrait>(
-    from: &[u8],
-    to: &mut [u8],
-    sizes: [[usize; 2]; 2],
-    algorithm: fir::ResizeAlg,
-) -> Result<(), String> {
-    let [[from_width, from_height], [width, height]] = sizes.map(|size| size.map(|n| n as u32));
-    let source = fir::images::TypedImageRef::<P>::from_buffer(from_width, from_height, from)
-        .map_err(|e| e.to_string())?;
-    let mut target =
-        fir::images::TypedImage::<P>::from_buffer(width, height, to).map_err(|e| e.to_string())?;
+        reason: e.to_string(),
+    };
+    let mut out = Image::filled(width, height, FOUR, 0);
+    let [from, to] =
+        [[image.width(), image.height()], [width, height]].map(|s| s.map(|n| n as u32));
+    let source = TypedImageRef::<fir::pixels::U8x4>::from_buffer(from[0], from[1], image.data())
+        .map_err(|e| failed(&e))?;
+    let mut target = TypedImage::<fir::pixels::U8x4>::from_buffer(to[0], to[1], out.data_mut())
+        .map_err(|e| failed(&e))?;
     let options = fir::ResizeOptions::new()
         .resize_alg(algorithm)
         .use_alpha(false);
     RESIZER
         .with_borrow_mut(|r| r.resize_typed(&source, &mut target, &options))
-        .map_err(|e| e.to_string())
+        .map_err(|e| failed(&e))?;
+    Ok(out)
 }
 
 /// Colours times alpha, rounded.

@@ -82,7 +82,7 @@ pub struct StructureArgs {
 }
 
 /// `3x224x224`
-fn picture(text: &str) -> Result<[usize; 3], String> {
+pub(super) fn picture(text: &str) -> Result<[usize; 3], String> {
     let sides = text
         .split(['x', 'X', '×', ','])
         .map(|side| side.trim().parse::<usize>().ok());

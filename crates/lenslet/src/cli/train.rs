@@ -208,7 +208,8 @@ pub struct Settings {
     /// What masks are learnt by [default: both]
     #[arg(long, value_name = "LOSS")]
     pub loss: Option<PixelLoss>,
-    /// Enlarge pictures with masks or boxes by a factor in this range [default: 0.75,1.333]
+    /// Enlarge pictures with masks or boxes by a factor in this range [default: 0.9,1.1 with masks,
+    /// 0.75,1.333 with boxes]
     #[arg(long, value_name = "LOW,HIGH", allow_negative_numbers = true)]
     pub scale: Option<Range>,
     /// Mirror pictures with masks or boxes with this probability [default: 0]

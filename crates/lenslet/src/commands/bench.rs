@@ -8,17 +8,18 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use lenslet_engine::{Options, Session};
 use lenslet_kernels::{kernel_choices, peak_bandwidth, peak_operations};
-use lenslet_models::{ImageModel, Model, Variant};
+use lenslet_models::{ImageModel, Model, Task};
 use lenslet_nn::{Init, timing};
+use lenslet_train::segment::PixelLoss;
 use lenslet_train::{
-    Criterion, EngineKind, Input, Optimizer, Recipe, Rule, Target, compile, find_variant,
-    train_step,
+    Criterion, EngineKind, Input, Optimizer, Recipe, Rule, Target, TrainError, compile, train_step,
 };
 use serde_json::json;
 
 use super::device;
+use super::structure::Blueprint;
 use crate::Ended;
-use crate::cli::{BenchArgs, Common};
+use crate::cli::{BenchArgs, Common, StructureArgs};
 use crate::report::{self, grouped, percent};
 
 /// Calls before the measurement: buffers are made and the clock comes up.
@@ -30,17 +31,21 @@ pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
     let Some(model) = &args.model else {
         return kernels(args, common, threads);
     };
-    let variant = find_variant(model)?;
+    let measured = Blueprint::of(&StructureArgs {
+        model: model.clone(),
+        input: args.input,
+        classes: None,
+    })?;
     let times = match (args.train, args.engine) {
-        (true, _) if args.layers => return training_layers(variant, args),
+        (true, _) if args.layers => return training_layers(&measured, args),
         (true, _) => {
-            let mut step = training(variant, args);
+            let mut step = training(&measured, args)?;
             measure(args.seconds, &mut step)
         }
-        (false, EngineKind::Eager) => eager(variant, args),
-        (false, EngineKind::Compiled) => return compiled(variant, args, common, threads),
+        (false, EngineKind::Eager) => eager(&measured, args),
+        (false, EngineKind::Compiled) => return compiled(&measured, args, common, threads),
     };
-    show(variant, args, common, threads, &times)?;
+    show(&measured, args, common, threads, &times)?;
     Ok(Ended::Done)
 }
 
@@ -76,7 +81,7 @@ fn kernels(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
 }
 
 fn show(
-    variant: &Variant,
+    measured: &Blueprint,
     args: &BenchArgs,
     common: &Common,
     threads: usize,
@@ -89,14 +94,16 @@ fn show(
     let memory = peak_memory();
     if common.json {
         report::print_json(&json!({
-            "model": variant.name, "mode": mode, "batch": args.batch, "threads": threads,
-            "input": variant.input, "calls": times.len(), "median_ms": median, "p10_ms": p10, "p90_ms": p90,
+            "model": measured.variant.name, "mode": mode, "batch": args.batch, "threads": threads,
+            "input": measured.input, "calls": times.len(), "median_ms": median, "p10_ms": p10, "p90_ms": p90,
             "images_per_s": images_per_s, "peak_rss_bytes": memory,
         }))?;
         return Ok(());
     }
-    let mut table = report::table(&[variant.name, mode]);
+    let mut table = report::table(&[measured.variant.name, mode]);
     table.add_row(["batch", &args.batch.to_string()]);
+    let [c, h, w] = measured.input;
+    table.add_row(["input", &format!("{c}x{h}x{w}")]);
     table.add_row(["threads", &threads.to_string()]);
     table.add_row(["median, ms", &format!("{median:.2}")]);
     table.add_row(["p10, ms", &format!("{p10:.2}")]);
@@ -124,35 +131,41 @@ fn measure(seconds: f64, mut call: impl FnMut()) -> Vec<f64> {
     times
 }
 
-fn build(variant: &Variant, device: &Device) -> Model {
-    variant.build(variant.num_classes, &mut Init::seeded(device, 0))
+fn build(measured: &Blueprint, device: &Device) -> Model {
+    let mut init = Init::seeded(device, 0);
+    measured.variant.build_with(&measured.build, &mut init)
 }
 
-fn random_images(variant: &Variant, batch: usize, device: &Device) -> Tensor<4> {
-    let [c, h, w] = variant.input;
+fn random_images(measured: &Blueprint, batch: usize, device: &Device) -> Tensor<4> {
+    let [c, h, w] = measured.input;
     Tensor::random([batch, c, h, w], Distribution::Normal(0.0, 1.0), device)
 }
 
-fn eager(variant: &Variant, args: &BenchArgs) -> Vec<f64> {
+fn eager(measured: &Blueprint, args: &BenchArgs) -> Vec<f64> {
     let device = device();
-    let model = build(variant, &device).valid();
-    let x = random_images(variant, args.batch, &device);
+    let model = build(measured, &device).valid();
+    let x = random_images(measured, args.batch, &device);
     measure(args.seconds, || {
         // Reading the result makes sure that it was computed.
         let _ = model.forward(x.clone()).into_data();
     })
 }
 
-fn compiled(variant: &Variant, args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
+fn compiled(
+    measured: &Blueprint,
+    args: &BenchArgs,
+    common: &Common,
+    threads: usize,
+) -> Result<Ended> {
     let device = device();
-    let [c, h, w] = variant.input;
+    let [c, h, w] = measured.input;
     let options = Options {
         exact: args.exact,
         ..Options::default()
     };
     let shape = [args.batch, c, h, w];
-    let session = compile(build(variant, &device).valid(), shape, &options)?;
-    let x = random_images(variant, args.batch, &device).into_data();
+    let session = compile(build(measured, &device).valid(), shape, &options)?;
+    let x = random_images(measured, args.batch, &device).into_data();
     let x: Vec<f32> = x.iter::<f32>().collect();
     let mut output = Vec::new();
     let mut failed = None;
@@ -165,7 +178,7 @@ fn compiled(variant: &Variant, args: &BenchArgs, common: &Common, threads: usize
     if args.layers {
         layers(&session, &x, args.seconds)?;
     } else {
-        show(variant, args, common, threads, &times)?;
+        show(measured, args, common, threads, &times)?;
     }
     match failed {
         Some(e) => Err(e.into()),
@@ -223,17 +236,33 @@ fn layers(session: &Session, x: &[f32], seconds: f64) -> Result<()> {
 }
 
 /// A training step to call again and again.
-fn training(variant: &Variant, args: &BenchArgs) -> impl FnMut() + use<> {
+fn training(measured: &Blueprint, args: &BenchArgs) -> Result<impl FnMut() + use<>> {
     let device = device().autodiff();
-    let mut model = Some(build(variant, &device));
-    let x = random_images(variant, args.batch, &device);
+    let mut model = Some(build(measured, &device));
+    let x = random_images(measured, args.batch, &device);
     let shape = x.dims();
     let x: Vec<f32> = x.into_data().iter::<f32>().collect();
-    let labels = (0..args.batch).map(|i| (i * 7 % variant.num_classes) as u32);
-    let target = Target::Classes(labels.collect());
+    let classes = measured.build.num_classes;
+    let target = match measured.variant.task {
+        Task::Classification => {
+            Target::Classes((0..args.batch).map(|i| (i * 7 % classes) as u32).collect())
+        }
+        Task::Segmentation => {
+            let labels = (0..args.batch * shape[2] * shape[3]).map(|i| (i * 7 % classes) as u8);
+            Target::Masks(labels.collect(), PixelLoss::CrossEntropy)
+        }
+        Task::Detection => {
+            return Err(TrainError::Setting {
+                setting: "--train",
+                found: measured.variant.name.into(),
+                expected: "a detector's loss depends on its boxes; measure its backbone",
+            }
+            .into());
+        }
+    };
     let mut optimizer = Optimizer::new(Rule::ADAMW, 1e-4);
     let criterion = Criterion::default();
-    move || {
+    Ok(move || {
         let recipe = Recipe {
             criterion: &criterion,
             max_norm: Some(1.0),
@@ -249,12 +278,12 @@ fn training(variant: &Variant, args: &BenchArgs) -> impl FnMut() + use<> {
             &recipe,
             &device,
         ));
-    }
+    })
 }
 
 /// A table of a training step's operations, the longest first, and one of their kinds.
-fn training_layers(variant: &Variant, args: &BenchArgs) -> Result<Ended> {
-    let mut step = training(variant, args);
+fn training_layers(measured: &Blueprint, args: &BenchArgs) -> Result<Ended> {
+    let mut step = training(measured, args)?;
     for _ in 0..WARM_UP {
         step();
     }

@@ -45,10 +45,6 @@ pub fn set_threads(asked: Option<usize>) -> Result<usize> {
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
     lenslet_kernels::pool::set_num_threads(threads);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("cannot start the threads that calculate")?;
     Ok(threads)
 }
 

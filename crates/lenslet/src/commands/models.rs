@@ -3,7 +3,6 @@
 use anyhow::Result;
 use lenslet_models::{Variant, variants};
 use lenslet_train::TrainError;
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::structure::Blueprint;
@@ -18,10 +17,9 @@ struct Entry {
     macs: u64,
 }
 
-pub fn run(args: &ModelsArgs, common: &Common) -> Result<Ended> {
+pub fn run(args: &ModelsArgs, common: &Common, threads: usize) -> Result<Ended> {
     let chosen = chosen(args.family.as_deref())?;
-    let entries: Result<Vec<Entry>> = chosen.into_par_iter().map(entry).collect();
-    let mut entries = entries?;
+    let mut entries = entries(&chosen, threads)?;
     match args.sort {
         SortBy::Params => entries.sort_by_key(|entry| entry.params),
         SortBy::Macs => entries.sort_by_key(|entry| entry.macs),
@@ -108,6 +106,24 @@ fn chosen(family: Option<&str>) -> Result<Vec<&'static Variant>> {
         .into());
     }
     Ok(found)
+}
+
+/// Counts all of them, every thread a share. Neighbours are of one family and one size: so they are dealt out.
+fn entries(chosen: &[&'static Variant], threads: usize) -> Result<Vec<Entry>> {
+    let share = |first: usize| {
+        let own = chosen.iter().skip(first).step_by(threads);
+        own.map(|variant| entry(variant)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (0..threads)
+            .map(|first| scope.spawn(move || share(first)))
+            .collect();
+        let shares = helpers.into_iter().flat_map(|helper| match helper.join() {
+            Ok(entries) => entries,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        shares.collect()
+    })
 }
 
 fn entry(variant: &'static Variant) -> Result<Entry> {
