@@ -8,6 +8,7 @@ pub(crate) enum Pass {
     FoldNorms,
     RecogniseLinear,
     RecogniseActivations,
+    RecogniseAttention,
     FuseActivations,
     FuseResiduals,
     FuseGates,
@@ -16,7 +17,7 @@ pub(crate) enum Pass {
 }
 
 /// Names and descriptions, in the order of [`Pass`].
-const ALL: [(&str, &str); 9] = [
+const ALL: [(&str, &str); 10] = [
     (
         "fold-constants",
         "nodes that do not depend on the input are computed once",
@@ -31,7 +32,11 @@ const ALL: [(&str, &str); 9] = [
     ),
     (
         "recognise-activations",
-        "x * sigmoid(x) becomes SiLU, x * hard_sigmoid(x) hard swish",
+        "x * sigmoid(x) becomes SiLU, x * hard_sigmoid(x) hard swish, the pieces of GELU's tanh form one function",
+    ),
+    (
+        "recognise-attention",
+        "softmax(q k^T * scale + bias) v is one step that never holds all scores",
     ),
     (
         "fuse-activations",

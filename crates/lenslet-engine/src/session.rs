@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use lenslet_graph::{Graph, Outputs};
+use lenslet_graph::{Field, Graph, Outputs};
 use lenslet_kernels::AlignedBuf;
 
 use crate::EngineError;
@@ -44,6 +44,22 @@ impl Default for Options {
             fuse_gates: true,
             concat_in_place: true,
         }
+    }
+}
+
+impl Options {
+    /// Leaves out a pass, by its name in [`PassInfo`]: for finding out what it is worth. Says whether it is one that can be left out.
+    pub fn leave_out(&mut self, pass: &str) -> bool {
+        let flag = match pass {
+            "fold-norms" => &mut self.fuse_norms,
+            "fuse-activations" => &mut self.fuse_activations,
+            "fuse-residuals" => &mut self.fuse_residuals,
+            "fuse-gates" => &mut self.fuse_gates,
+            "concat-in-place" => &mut self.concat_in_place,
+            _ => return false,
+        };
+        *flag = false;
+        true
     }
 }
 
@@ -116,6 +132,10 @@ pub struct StepInfo {
     pub kernel: &'static str,
     /// Rows and columns of what it writes.
     pub output: [usize; 2],
+    /// The numbers it holds: weights, summands and factors, norms folded in.
+    pub params: usize,
+    /// What a position of its layer's output depends on.
+    pub field: Field,
     /// Multiply-accumulates of the definition, whatever the kernel saves.
     pub macs: usize,
     /// Bytes of what it reads and writes, each counted once, weights included.
@@ -259,6 +279,8 @@ impl Session {
             name: step.name.clone(),
             kernel: step.call.kernel(),
             output: [step.to.rows, step.to.cols],
+            params: step.call.weights(),
+            field: step.field.clone(),
             macs: step.call.macs(),
             bytes: (step.call.numbers_read() + step.to.rows * step.to.cols) * size_of::<f32>(),
         };

@@ -1,11 +1,11 @@
 //! What a session does, one kernel call after the other.
 
-use lenslet_graph::{Graph, GraphError, reference};
+use lenslet_graph::{Field, Graph, GraphError, reference};
 use lenslet_kernels::{
     Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Epilogue, Factor,
     InOut, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d, PackedConv, PackedMatrix,
-    Residual, ResidualPosition, Resize2d, Scaling, Scratch, activation_forward, add_forward,
-    affine, channels_last, log_softmax, softmax,
+    Residual, ResidualPosition, Resize2d, Scaling, ScoreBias, Scratch, activation_forward,
+    add_forward, affine, channels_last, log_softmax, softmax,
 };
 
 use crate::view::{Place, Rows, View};
@@ -19,6 +19,8 @@ pub(crate) struct Step {
     pub call: Call,
     /// Where the output lies.
     pub to: Rows,
+    /// What a position of the layer's output depends on.
+    pub field: Field,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,8 @@ pub(crate) enum Call {
     Attention {
         shape: Attention,
         qkv: [Rows; 3],
+        /// What is added to the scores, a row a query; after so many rows the images repeat.
+        bias: Option<Rows>,
     },
     Resize {
         x: Rows,
@@ -140,7 +144,7 @@ impl Call {
             }
             Call::Add { a, b, .. } => vec![*a, *b],
             Call::Scale { x, factor, .. } => vec![*x, *factor],
-            Call::Attention { qkv, .. } => qkv.to_vec(),
+            Call::Attention { qkv, bias, .. } => qkv.iter().chain(bias).copied().collect(),
             Call::Copy { from, .. } => vec![Rows {
                 place: from.place,
                 offset: from.offset,
@@ -168,17 +172,26 @@ impl Call {
 
     /// How many numbers the call reads, weights included.
     pub fn numbers_read(&self) -> usize {
-        let weights = match self {
-            Call::Conv { packed, .. } => packed.shape().weight_len(),
-            Call::Linear { packed, .. } => packed.shape().into_iter().product(),
-            _ => 0,
-        };
-        weights
+        self.weights()
             + self
                 .rows()
                 .iter()
                 .map(|rows| rows.rows * rows.cols)
                 .sum::<usize>()
+    }
+
+    /// How many numbers the call holds: weights, summands, factors.
+    pub fn weights(&self) -> usize {
+        let len = |numbers: &Option<Vec<f32>>| numbers.as_ref().map_or(0, Vec::len);
+        match self {
+            Call::Conv { packed, bias, .. } => packed.shape().weight_len() + len(bias),
+            Call::Linear { packed, bias, .. } => {
+                packed.shape().into_iter().product::<usize>() + len(bias)
+            }
+            Call::Affine { scale, shift, .. } => scale.len() + shift.len(),
+            Call::LayerNorm { weight, bias, .. } => weight.len() + len(bias),
+            _ => 0,
+        }
     }
 
     /// Multiply-accumulates of the definition.
@@ -212,7 +225,10 @@ impl Call {
                 .collect(),
             Call::Add { a, b, .. } => vec![&mut a.place, &mut b.place],
             Call::Scale { x, factor, .. } => vec![&mut x.place, &mut factor.place],
-            Call::Attention { qkv, .. } => qkv.iter_mut().map(|rows| &mut rows.place).collect(),
+            Call::Attention { qkv, bias, .. } => {
+                let rows = qkv.iter_mut().chain(bias);
+                rows.map(|rows| &mut rows.place).collect()
+            }
             Call::Copy { from, to } => vec![&mut from.place, &mut to.place],
             Call::Reference { inputs, .. } => inputs.iter_mut().map(|r| &mut r.place).collect(),
             Call::Affine { x, .. }
@@ -405,9 +421,22 @@ impl Step {
                     false => softmax(x.cols, x_y)?,
                 }
             }
-            Call::Attention { shape, qkv } => {
-                let [q, k, v] = qkv.map(|rows| memory.matrix(rows));
-                shape.forward(q, k, v, MatrixMut::new(y, to.ld), None)?;
+            Call::Attention { shape, qkv, bias } => {
+                let qkv = qkv.map(|rows| memory.matrix(rows));
+                let y = MatrixMut::new(y, to.ld);
+                match bias {
+                    Some(rows) => {
+                        let bias = ScoreBias {
+                            data: memory.dense(*rows),
+                            images: rows.rows / (shape.heads * shape.queries),
+                        };
+                        shape.forward_biased(qkv, bias, y)?;
+                    }
+                    None => {
+                        let [q, k, v] = qkv;
+                        shape.forward(q, k, v, y, None)?;
+                    }
+                }
             }
             Call::Resize { x, resize } => resize.forward(memory.dense(*x), &mut y[..dense])?,
             Call::ChannelsLast { x, shape } => {

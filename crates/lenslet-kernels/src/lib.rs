@@ -46,7 +46,7 @@ mod tile;
 pub mod vmath;
 
 pub use affine::affine;
-pub use attention::{Attention, AttentionGradients, AttentionSaved};
+pub use attention::{Attention, AttentionGradients, AttentionSaved, ScoreBias};
 pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
 pub use columns::InOut;

@@ -209,7 +209,7 @@ impl TrainConfig {
     /// Defaults for pictures with masks or boxes.
     pub fn vision(task: Task, model: &str, weights: Option<String>, freeze: Freeze) -> Self {
         let (epochs, batch_size, scale) = match task {
-            Task::Segmentation => (6, 4, [0.9, 1.1]),
+            Task::Segmentation => (7, 4, [0.9, 1.1]),
             _ => (15, 8, Joint::default().scale),
         };
         let photos = Self::photos(model, weights, freeze, epochs);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use lenslet_train::EngineKind;
 use lenslet_train::{Part, TestTime};
 
@@ -194,6 +194,21 @@ pub struct BenchArgs {
     /// can do
     #[arg(long, conflicts_with = "json")]
     pub layers: bool,
+    /// The order of `--layers` in compiled inference; a training step's operations always are the longest first
+    #[arg(long, default_value = "run", value_name = "ORDER", requires = "layers")]
+    pub sort: LayerOrder,
+    /// Passes of the compiler to leave out, by their names in `lenslet summary MODEL --compiled`
+    #[arg(long, value_name = "PASS,…", value_delimiter = ',', conflicts_with_all = ["train", "kernels"])]
+    pub without: Vec<String>,
+}
+
+/// Orders of a table of steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LayerOrder {
+    /// As they run
+    Run,
+    /// The longest first
+    Share,
 }
 
 #[derive(Debug, Args)]

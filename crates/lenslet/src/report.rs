@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use lenslet_graph::Field;
 use lenslet_train::Confusion;
 use serde::Serialize;
 
@@ -104,6 +105,16 @@ pub fn confusion_table(confusion: &Confusion, classes: &[String]) -> Option<Tabl
         table.add_row(std::iter::once(class.clone()).chain(counts));
     }
     Some(table)
+}
+
+/// The size of a receptive field.
+pub fn field(field: &Field) -> String {
+    match (field, field.size()) {
+        (_, Some([h, w])) if h == w => h.to_string(),
+        (_, Some([h, w])) => format!("{h}x{w}"),
+        (Field::Whole, _) => "whole".into(),
+        _ => "–".into(),
+    }
 }
 
 #[cfg(test)]

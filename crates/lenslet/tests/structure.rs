@@ -118,6 +118,33 @@ fn any_size_is_measured() {
 }
 
 #[test]
+fn every_step_is_measured() {
+    let steps = |more: &[&str]| {
+        let bench = ["bench", "lenet5", "--layers", "--seconds", "0.01"];
+        let text = succeed(folder().path(), &[&bench[..], more].concat()).stdout;
+        let rows = text.lines().map(|line| line.split_whitespace().collect());
+        let steps: Vec<Vec<String>> = rows
+            .map(|cells: Vec<&str>| cells.into_iter().map(String::from).collect())
+            .filter(|cells: &Vec<String>| cells.len() > 10)
+            .collect();
+        steps
+    };
+    let run = steps(&[]);
+    // The first convolution: 6 filters of 5x5 and their biases, 28x28 outputs, and what one of them sees.
+    let first = run.iter().find(|cells| cells[0] == "features.0").unwrap();
+    assert_eq!(first[5..8], ["156", "0.1", "5"], "{first:?}");
+    let sorted = steps(&["--sort", "share"]);
+    let times: Vec<f64> = sorted
+        .iter()
+        .filter_map(|cells| cells[8].parse().ok())
+        .collect();
+    assert_eq!(sorted.len(), run.len());
+    assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
+    let plain = steps(&["--without", "fuse-activations,concat-in-place"]);
+    assert!(plain.len() > run.len(), "{plain:?}");
+}
+
+#[test]
 fn the_architectures_are_compared() {
     let told = json(&["models", "--json", "--sort", "top1"]);
     let models = told["models"].as_array().unwrap();
@@ -191,6 +218,8 @@ fn what_cannot_work_is_explained() {
     };
     let bench = ["bench", "resnet18", "--input", "1x224x224"];
     refused(&bench, 2, &["--input", "takes 3"]);
+    let bench = ["bench", "resnet18", "--without", "winograd"];
+    refused(&bench, 2, &["--without", "winograd", "concat-in-place"]);
     let bench = ["bench", "yolo", "--train"];
     refused(&bench, 2, &["--train", "measure its backbone"]);
     refused(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lenslet_graph::{Graph, Op, ValueId};
+use lenslet_graph::{Field, Graph, Op, ValueId};
 use lenslet_kernels::{
     Activation, Algorithm, Conv2d, ConvTranspose2d, Matrix, PackedConv, PackedMatrix, Pass,
 };
@@ -36,7 +36,7 @@ pub(crate) fn plan(
     options: &Options,
     tally: &mut Tally,
 ) -> Result<Plan, EngineError> {
-    let (fixed, users) = (graph.fixed(), graph.users());
+    let (fixed, users, fields) = (graph.fixed(), graph.users(), graph.fields());
     let mut planner = Planner {
         graph,
         options,
@@ -48,6 +48,7 @@ pub(crate) fn plan(
         constants: Vec::new(),
         steps: Vec::new(),
         name: String::new(),
+        field: Field::Unknown,
         tally,
     };
     for (i, id) in planner.graph.inputs().to_vec().into_iter().enumerate() {
@@ -59,6 +60,7 @@ pub(crate) fn plan(
     }
     for layer in layers {
         planner.name.clone_from(&layer.name);
+        planner.field.clone_from(&fields[layer.output.index()]);
         let view = planner.layer(&layer)?;
         planner.views.insert(layer.output, view);
     }
@@ -78,8 +80,9 @@ struct Planner<'a> {
     buffers: Vec<usize>,
     constants: Vec<Vec<f32>>,
     steps: Vec<Step>,
-    /// The layer being planned.
+    /// The layer being planned, and what its output depends on.
     name: String,
+    field: Field,
     tally: &'a mut Tally,
 }
 
@@ -112,6 +115,7 @@ impl Planner<'_> {
             name: self.name.clone(),
             call,
             to,
+            field: self.field.clone(),
         });
     }
 
@@ -216,6 +220,7 @@ impl Planner<'_> {
                 Ok(view)
             }
             Kind::Activate { x, activation } => self.activate(*x, *activation),
+            Kind::Attention(attention) => self.attention(attention, layer.output),
             Kind::Add { a, b, activation } => {
                 let mut like = self.view(*a)?;
                 if !like.is_dense() {

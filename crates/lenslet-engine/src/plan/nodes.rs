@@ -8,9 +8,10 @@ use lenslet_kernels::{
 
 use super::{Planner, whole};
 use crate::EngineError;
+use crate::fuse;
 use crate::passes::Pass;
 use crate::step::Call;
-use crate::view::{Rows, View};
+use crate::view::{Place, Rows, View};
 
 impl Planner<'_> {
     /// A node by itself.
@@ -103,9 +104,18 @@ impl Planner<'_> {
                 softcap: None,
                 causal: false,
                 mask: false,
-                bias: false,
-            } if self.shape(node.inputs[2]) == self.shape(node.inputs[1]) => {
-                self.attention(node, *scale)
+                ..
+            } if self.shape(node.inputs[2]) == self.shape(node.inputs[1])
+                && self.is_score_bias(node) =>
+            {
+                let dim = self.shape(node.inputs[0])[3];
+                let attention = fuse::Attention {
+                    qkv: [node.inputs[0], node.inputs[1], node.inputs[2]],
+                    keys_turned: false,
+                    bias: node.inputs.get(3).copied(),
+                    scale: scale.unwrap_or(1.0 / (dim as f64).sqrt()),
+                };
+                self.attention(&attention, node.output)
             }
             Op::Interpolate {
                 mode,
@@ -210,17 +220,20 @@ impl Planner<'_> {
 
     pub(super) fn attention(
         &mut self,
-        node: &Node,
-        scale: Option<f64>,
+        attention: &fuse::Attention,
+        output: ValueId,
     ) -> Result<View, EngineError> {
-        let [n, heads, queries, dim] = self.shape(node.inputs[0])[..] else {
-            unreachable!("attention reads four dimensions")
+        let [n, heads, queries, dim] = self.shape(output)[..] else {
+            unreachable!("attention gives four dimensions")
         };
-        let keys = self.shape(node.inputs[1])[2];
+        let keys = self.shape(attention.qkv[2])[2];
         let mut qkv = Vec::new();
-        for &id in &node.inputs[..3] {
+        for (i, id) in attention.qkv.into_iter().enumerate() {
             // A head's channels follow one another, and the heads those of a token.
-            let order = [0, 2, 1, 3];
+            let order = match i == 1 && attention.keys_turned {
+                true => [0, 3, 1, 2],
+                false => [0, 2, 1, 3],
+            };
             let view = self.view(id)?.permuted(&order);
             let length = view.shape[1];
             let joined = view.reshaped(&[n, length, heads * dim]);
@@ -239,13 +252,17 @@ impl Planner<'_> {
                 }
             });
         }
+        let bias = match attention.bias {
+            Some(id) => Some(self.score_bias(id)?),
+            None => None,
+        };
         let shape = Attention {
             batch: n,
             queries,
             keys,
             heads,
             dim,
-            scale: scale.map_or(1.0 / (dim as f32).sqrt(), |s| s as f32),
+            scale: attention.scale as f32,
         };
         let view = View::dense(
             self.buffer(n * queries * heads * dim),
@@ -260,9 +277,50 @@ impl Planner<'_> {
         let call = Call::Attention {
             shape,
             qkv: [qkv[0], qkv[1], qkv[2]],
+            bias,
         };
         self.push(call, to);
         Ok(view.permuted(&[0, 2, 1, 3]))
+    }
+
+    /// Whether an attention's bias, if it has one, is of the scores' shape, or of some of their images.
+    fn is_score_bias(&self, node: &Node) -> bool {
+        let Some(&bias) = node.inputs.get(3) else {
+            return true;
+        };
+        let [n, heads, queries] = [0, 1, 2].map(|d| self.shape(node.inputs[0])[d]);
+        let keys = self.shape(node.inputs[1])[2];
+        let bias = self.shape(bias);
+        bias.len() == 4
+            && bias[1..] == [heads, queries, keys]
+            && bias[0] > 0
+            && n.is_multiple_of(bias[0])
+    }
+
+    /// What is added to the scores, `[N, heads, queries, keys]`; a fixed one without images that only repeat others.
+    fn score_bias(&mut self, id: ValueId) -> Result<Rows, EngineError> {
+        if !self.fixed[id.index()] {
+            return self.row_major(id);
+        }
+        let keys = self.shape(id)[3];
+        let images = self.shape(id)[0];
+        let mut data = self.constant(id)?;
+        let image = data.len() / images.max(1);
+        let repeats = |&n: &usize| {
+            images.is_multiple_of(n) && data[n * image..] == data[..data.len() - n * image]
+        };
+        let different = (1..=images).find(repeats).unwrap_or(images);
+        data.truncate(different * image);
+        data.shrink_to_fit();
+        let rows = data.len() / keys.max(1);
+        self.constants.push(data);
+        Ok(Rows {
+            place: Place::Constant(self.constants.len() - 1),
+            offset: 0,
+            rows,
+            cols: keys,
+            ld: keys,
+        })
     }
 
     /// Sums and products of tensors of different shapes that have a kernel.

@@ -1,8 +1,8 @@
 //! Forward pass.
 
-use super::{Attention, WORKSPACE, Workspace, head, tiles};
+use super::{Attention, ScoreBias, WORKSPACE, Workspace, head, tiles};
 use crate::columns::{In, Out, for_columns};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Residual, ResidualPosition};
 use crate::error::{KernelError, elements};
 use crate::gemm::Order;
 use crate::matrix::{Matrix, MatrixMut};
@@ -32,6 +32,31 @@ impl Attention {
         out: MatrixMut<'_>,
         log_sums: Option<&mut [f32]>,
     ) -> Result<(), KernelError> {
+        self.forward_with([q, k, v], None, out, log_sums)
+    }
+
+    /// out = softmax(scale * q k^T + bias) v for every head.
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward); also if the bias has another length.
+    pub fn forward_biased(
+        &self,
+        qkv: [Matrix<'_>; 3],
+        bias: ScoreBias<'_>,
+        out: MatrixMut<'_>,
+    ) -> Result<(), KernelError> {
+        bias.check(self)?;
+        self.forward_with(qkv, Some(bias), out, None)
+    }
+
+    fn forward_with(
+        &self,
+        [q, k, v]: [Matrix<'_>; 3],
+        bias: Option<ScoreBias<'_>>,
+        out: MatrixMut<'_>,
+        log_sums: Option<&mut [f32]>,
+    ) -> Result<(), KernelError> {
         self.check([&q, &k, &v])?;
         out.check(
             "attention output",
@@ -54,6 +79,7 @@ impl Attention {
             q,
             k,
             v,
+            bias,
             out: Out::at(out.data.as_mut_ptr()),
             out_ld: out.ld,
             log_sums: Out::optional(log_sums),
@@ -72,6 +98,7 @@ struct Forward<'a> {
     q: Matrix<'a>,
     k: Matrix<'a>,
     v: Matrix<'a>,
+    bias: Option<ScoreBias<'a>>,
     out: Out,
     out_ld: usize,
     log_sums: Out,
@@ -95,7 +122,14 @@ impl Forward<'_> {
             .pack(k, Order::Transposed, dim, keys)
             .expect(CHECKED);
         packed_v.pack(v, Order::RowMajor, keys, dim).expect(CHECKED);
-        let [scores, result, sums, ..] = buffers;
+        let [scores, result, sums, factors, _] = buffers;
+        // With a bias the product's epilogue scales, since the bias is added to scaled scores.
+        let factors = factors.resize(keys);
+        factors.fill(shape.scale);
+        let scale = match self.bias {
+            Some(_) => 1.0,
+            None => shape.scale,
+        };
         for tile in tiles(queries.len(), keys, TILE) {
             let (first, rows) = (queries.start + tile.start, tile.len());
             let row = image * shape.queries + first;
@@ -103,13 +137,25 @@ impl Forward<'_> {
             let result = result.resize(rows * dim);
             let sums = sums.resize(rows);
             let q = head(&self.q, row, col);
+            let epilogue = match &self.bias {
+                Some(bias) => Epilogue {
+                    scale: Some(factors),
+                    residual: Some(Residual {
+                        data: bias.rows(shape, index, first),
+                        ld: keys,
+                        position: ResidualPosition::BeforeActivation,
+                    }),
+                    ..Epilogue::NONE
+                },
+                None => Epilogue::NONE,
+            };
             packed_k
-                .multiply(rows, q, MatrixMut::new(scores, keys), &Epilogue::NONE)
+                .multiply(rows, q, MatrixMut::new(scores, keys), &epilogue)
                 .expect(CHECKED);
             dispatch(Exponentials {
                 scores: Out::at(scores.as_mut_ptr()),
                 keys,
-                scale: shape.scale,
+                scale,
                 sums,
                 log_sums: self.log_sums,
                 at: index * shape.queries + first,

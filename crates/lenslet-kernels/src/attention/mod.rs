@@ -36,6 +36,39 @@ pub struct Attention {
     pub scale: f32,
 }
 
+/// What is added to the scaled scores: `[images, heads, queries, keys]`. Image `i` of the batch takes those of image
+/// `i % images`: relative positions are the same for all (`images` is 1), masks of shifted windows repeat with every picture.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreBias<'a> {
+    /// The numbers.
+    pub data: &'a [f32],
+    /// Of how many images; the batch is a multiple of it.
+    pub images: usize,
+}
+
+impl<'a> ScoreBias<'a> {
+    fn check(&self, shape: &Attention) -> Result<(), KernelError> {
+        if self.images == 0 || !shape.batch.is_multiple_of(self.images) {
+            return Err(KernelError::Shape {
+                what: "bias of scores",
+                why: format!("of {} images for {}", self.images, shape.batch),
+            });
+        }
+        let one = [shape.heads, shape.queries, shape.keys];
+        expect_len(
+            "bias of scores",
+            self.data.len(),
+            elements([self.images, elements(one)]),
+        )
+    }
+
+    /// Rows of a head of the batch, `index` over images and heads, from query `first` on.
+    fn rows(&self, shape: &Attention, index: usize, first: usize) -> &'a [f32] {
+        let row = index % (self.images * shape.heads) * shape.queries + first;
+        &self.data[row * shape.keys..]
+    }
+}
+
 /// Where the gradients of queries, keys and values go.
 #[derive(Debug)]
 pub enum AttentionGradients<'a> {

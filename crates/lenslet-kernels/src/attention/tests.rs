@@ -9,7 +9,11 @@ struct Reference {
     gradients: [Vec<f64>; 3],
 }
 
-fn reference(shape: &Attention, [q, k, v, d_out]: [&[f32]; 4]) -> Reference {
+fn reference(
+    shape: &Attention,
+    [q, k, v, d_out]: [&[f32]; 4],
+    bias: Option<ScoreBias<'_>>,
+) -> Reference {
     let Attention {
         batch,
         queries,
@@ -30,11 +34,14 @@ fn reference(shape: &Attention, [q, k, v, d_out]: [&[f32]; 4]) -> Reference {
                 let (row, cols) = (image * queries + query, head * dim..(head + 1) * dim);
                 let scores: Vec<f64> = (0..keys)
                     .map(|key| {
-                        f64::from(scale)
-                            * cols
-                                .clone()
-                                .map(|c| at(q, row, c) * at(k, image * keys + key, c))
-                                .sum::<f64>()
+                        let added = bias.map_or(0.0, |bias| {
+                            let row = (image % bias.images * heads + head) * queries + query;
+                            bias.data[row * keys + key]
+                        });
+                        let product = cols
+                            .clone()
+                            .map(|c| at(q, row, c) * at(k, image * keys + key, c));
+                        f64::from(scale) * product.sum::<f64>() + f64::from(added)
                     })
                     .collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -84,7 +91,7 @@ fn check(shape: &Attention, seed: u64) {
         x.iter_mut().for_each(|x| *x *= 2.0);
         x
     });
-    let want = reference(shape, [&q, &k, &v, &d_out]);
+    let want = reference(shape, [&q, &k, &v, &d_out], None);
     with_each_isa(|_| {
         let mut out = poisoned(want.out.len());
         let mut log_sums = poisoned(want.log_sums.len());
@@ -155,6 +162,29 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
 
     #[test]
+    fn biased_scores_match_the_reference(
+        images in 1usize..3, times in 1usize..3, queries in 1usize..60, keys in 1usize..60, heads in 1usize..4,
+        dim in 1usize..40, hide: bool, seed: u64,
+    ) {
+        let shape = Attention { batch: images * times, queries, keys, heads, dim, scale: 1.0 / (dim as f32).sqrt() };
+        let width = heads * dim;
+        let [q, k, v] = [queries, keys, keys].map(|rows| random(shape.batch * rows * width, seed ^ rows as u64));
+        let mut data = random(images * heads * queries * keys, seed ^ 9);
+        if hide {
+            // As Swin's masks do; a whole row may be hidden.
+            data.iter_mut().filter(|x| **x > 0.0).for_each(|x| *x = -100.0);
+        }
+        let bias = ScoreBias { data: &data, images };
+        let want = reference(&shape, [&q, &k, &v, &q], Some(bias));
+        with_each_isa(|_| {
+            let mut out = poisoned(want.out.len());
+            let qkv = [&q, &k, &v].map(|x| Matrix::new(x, width));
+            shape.forward_biased(qkv, bias, MatrixMut::new(&mut out, width)).unwrap();
+            assert_close("biased attention", &out, &want.out, 1e-5);
+        });
+    }
+
+    #[test]
     fn attention_matches_the_reference(
         batch in 1usize..3, queries in 1usize..60, keys in 1usize..60, heads in 1usize..4, dim in 1usize..40,
         same: bool, seed: u64,
@@ -217,5 +247,11 @@ fn impossible_shapes_are_refused() {
                 .is_err(),
             "{shape:?}"
         );
+    }
+    let one = Attention::new(1, 1, 1, 8);
+    for (data, images) in [(&x[..2], 1), (&x[..2], 2), (&x[..0], 0)] {
+        let bias = ScoreBias { data, images };
+        let refused = one.forward_biased([view; 3], bias, MatrixMut::new(&mut y, 8));
+        assert!(refused.is_err(), "{bias:?}");
     }
 }

@@ -217,7 +217,7 @@ fn show(
             sides(&row.output),
             number(row.params),
             number(row.macs.total()),
-            field(&row.field),
+            report::field(&row.field),
             jump(&row.field),
             megabytes(row.bytes),
         ];
@@ -278,15 +278,6 @@ fn sides(shape: &[usize]) -> String {
 
 fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
-}
-
-fn field(field: &Field) -> String {
-    match (field, field.size()) {
-        (_, Some([h, w])) if h == w => h.to_string(),
-        (_, Some([h, w])) => format!("{h}x{w}"),
-        (Field::Whole, _) => "whole".into(),
-        _ => "–".into(),
-    }
 }
 
 fn jump(field: &Field) -> String {

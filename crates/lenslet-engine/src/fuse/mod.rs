@@ -2,7 +2,7 @@
 //!
 //! A convolution or linear layer takes with it the batch norm, factors and summands for each
 //! channel that follow (they go into its weights), a residual, and an activation. Activations that
-//! arrive in pieces (`x * sigmoid(x)`) are recognised on the way.
+//! arrive in pieces (`x * sigmoid(x)`) are recognised on the way, and so is attention.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,8 @@ use lenslet_kernels::{Activation, Order};
 
 use crate::passes::{Pass, Tally};
 use crate::weight::{Weight, WeightChannels};
+
+mod recognise;
 
 /// What is computed at once.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(crate) enum Kind {
     },
     /// An activation by itself.
     Activate { x: ValueId, activation: Activation },
+    /// `softmax(q k^T * scale + bias) v`.
+    Attention(Attention),
     /// A sum of two tensors of one shape, and an activation.
     Add {
         a: ValueId,
@@ -61,6 +65,17 @@ pub(crate) enum Kind {
     },
     /// A node as it is.
     Node(usize),
+}
+
+/// An attention: queries `[N, heads, L, d]`, keys and values `[N, heads, S, d]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attention {
+    pub qkv: [ValueId; 3],
+    /// Whether the keys are `[N, heads, d, S]`.
+    pub keys_turned: bool,
+    /// Added to the scaled scores: `[images, heads, L, S]`, `images` of which `N` is a multiple.
+    pub bias: Option<ValueId>,
+    pub scale: f64,
 }
 
 /// Factors of a feature map's channels, which a 1 x 1 convolution takes into its weights (squeeze-and-excitation).
@@ -102,8 +117,10 @@ pub(crate) fn fuse(
         fixed: graph.fixed(),
         taken: vec![false; graph.nodes().len()],
         gates: HashMap::new(),
+        attention: HashMap::new(),
         tally,
     };
+    fuser.find_attention();
     if fusions.gates {
         fuser.find_gates();
     }
@@ -128,6 +145,8 @@ struct Fuser<'a> {
     taken: Vec<bool>,
     /// Products with a gate that the convolution behind them takes.
     gates: HashMap<ValueId, Gate>,
+    /// Attention that arrives in pieces, by its last node.
+    attention: HashMap<usize, Attention>,
     tally: &'a mut Tally,
 }
 
@@ -148,49 +167,6 @@ enum Channels {
 }
 
 impl<'a> Fuser<'a> {
-    /// Finds products of a feature map and a factor for each of its channels that only a 1 x 1 convolution of fewer output
-    /// channels than there are pixels reads.
-    fn find_gates(&mut self) {
-        for (i, node) in self.graph.nodes().iter().enumerate() {
-            let shape = &self.graph.value(node.output).shape;
-            let &[n, c, h, w] = &shape[..] else { continue };
-            if node.op != Op::Binary(Binary::Mul) || h * w == 1 {
-                continue;
-            }
-            let is = |id: ValueId, shape: [usize; 4]| {
-                self.graph.value(id).shape == shape && !self.fixed[id.index()]
-            };
-            let gate = [[0, 1], [1, 0]]
-                .map(|[x, by]| [node.inputs[x], node.inputs[by]])
-                .into_iter()
-                .find(|&[x, by]| is(x, [n, c, h, w]) && is(by, [n, c, 1, 1]));
-            let (Some([x, by]), Some((_, user))) = (gate, self.only_user(node.output)) else {
-                continue;
-            };
-            let pointwise = matches!(
-                user.op,
-                Op::Conv2d {
-                    stride: [1, 1],
-                    padding: [(0, 0), (0, 0)],
-                    groups: 1,
-                    ..
-                }
-            );
-            let weight = user
-                .inputs
-                .get(1)
-                .map(|id| (id, &self.graph.value(*id).shape[..]));
-            if let (true, Some((id, &[out, _, 1, 1]))) = (pointwise, weight)
-                && self.fixed[id.index()]
-                && out < h * w
-            {
-                self.taken[i] = true;
-                self.tally.add(Pass::FuseGates);
-                self.gates.insert(node.output, Gate { x, by });
-            }
-        }
-    }
-
     fn layer(&mut self, i: usize, node: &Node) -> Result<Layer, GraphError> {
         let graph = self.graph;
         let name = node.name.clone();
@@ -198,6 +174,14 @@ impl<'a> Fuser<'a> {
             let id = *node.inputs.get(k)?;
             self.fixed[id.index()].then_some(id)
         };
+        if let Some(attention) = self.attention.remove(&i) {
+            return Ok(Layer {
+                name,
+                kind: Kind::Attention(attention),
+                output: node.output,
+                position: i,
+            });
+        }
         match &node.op {
             Op::Conv2d { .. } | Op::ConvTranspose2d { .. }
                 if (1..node.inputs.len()).all(|k| fixed(k).is_some()) =>
@@ -228,10 +212,10 @@ impl<'a> Fuser<'a> {
                     tail: chain.tail(bias),
                 }))
             }
-            Op::Matmul if fixed(1).is_some() && graph.value(node.inputs[1]).shape.len() == 2 => {
+            Op::Matmul if fixed(1).is_some() && self.is_matrix(node) => {
                 self.tally.add(Pass::RecogniseLinear);
                 let id = node.inputs[1];
-                let [k, n] = graph.value(id).shape[..] else {
+                let [.., k, n] = graph.value(id).shape[..] else {
                     unreachable!("a matrix has two dimensions")
                 };
                 // PyTorch's `[out, in]` is read as it is.
@@ -298,6 +282,18 @@ impl<'a> Fuser<'a> {
                     position: i,
                 })
             }
+            Op::Scalar(Binary::Pow, _) if let Some(pieces) = self.gelu_tanh(node.inputs[0]) => {
+                let last = self.take(&pieces);
+                Ok(Layer {
+                    name,
+                    kind: Kind::Activate {
+                        x: node.inputs[0],
+                        activation: Activation::GeluTanh,
+                    },
+                    output: graph.nodes()[last].output,
+                    position: last,
+                })
+            }
             Op::Binary(Binary::Add)
                 if node.inputs.iter().all(|id| !self.fixed[id.index()])
                     && graph.value(node.inputs[0]).shape == graph.value(node.inputs[1]).shape =>
@@ -318,6 +314,13 @@ impl<'a> Fuser<'a> {
                 position: i,
             }),
         }
+    }
+
+    /// Whether a product's second factor is one matrix, and the first has as many dimensions.
+    fn is_matrix(&self, product: &Node) -> bool {
+        let [a, b] = [0, 1].map(|k| &self.graph.value(product.inputs[k]).shape);
+        let outer = b.len().saturating_sub(2);
+        b.len() >= 2 && a.len() >= b.len() && b[..outer].iter().all(|&size| size == 1)
     }
 
     /// Joins what follows a node whose output has `n` channels.
@@ -389,6 +392,13 @@ impl<'a> Fuser<'a> {
         if self.graph.outputs().contains(&chain.value) {
             return;
         }
+        if let Some(pieces) = self.gelu_tanh(chain.value) {
+            let last = self.take(&pieces);
+            self.tally.add(Pass::FuseActivations);
+            let value = self.graph.nodes()[last].output;
+            (chain.value, chain.position, chain.activation) = (value, last, Activation::GeluTanh);
+            return;
+        }
         let gate = self.users[chain.value.index()].clone();
         let found = gate
             .into_iter()
@@ -403,6 +413,15 @@ impl<'a> Fuser<'a> {
         }
     }
 
+    /// Takes the nodes of an activation; the last of them.
+    fn take(&mut self, pieces: &[usize]) -> usize {
+        for &i in pieces {
+            self.taken[i] = true;
+        }
+        self.tally.add(Pass::RecogniseActivations);
+        pieces[pieces.len() - 1]
+    }
+
     /// The node that alone reads a value.
     fn only_user(&self, value: ValueId) -> Option<(usize, &'a Node)> {
         match self.users[value.index()][..] {
@@ -411,29 +430,6 @@ impl<'a> Fuser<'a> {
             }
             _ => None,
         }
-    }
-
-    /// `x * gate(x)`, where node `gate` computes the gate and nothing else reads either.
-    fn gated(&self, x: ValueId, gate: usize) -> Option<(usize, Activation)> {
-        let node = &self.graph.nodes()[gate];
-        let joined = match node.op {
-            Op::Unary(Unary::Sigmoid) => Activation::Silu,
-            Op::Unary(Unary::HardSigmoid { .. })
-                if activation_of(&node.op) == Some(Activation::HardSigmoid) =>
-            {
-                Activation::HardSwish
-            }
-            _ => return None,
-        };
-        let (last, product) = self.only_user(node.output)?;
-        let users = &self.users[x.index()];
-        let both = product.inputs == [x, node.output] || product.inputs == [node.output, x];
-        let fits = product.op == Op::Binary(Binary::Mul)
-            && both
-            && users.len() == 2
-            && users.contains(&gate)
-            && !self.taken[gate];
-        fits.then_some((last, joined))
     }
 
     /// A batch norm in evaluation as factor and summand.

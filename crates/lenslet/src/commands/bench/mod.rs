@@ -1,15 +1,16 @@
 //! `lenslet bench`
 
-use std::collections::BTreeMap;
+mod layers;
+
 use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
-use lenslet_engine::{Options, Session};
+use lenslet_engine::Options;
 use lenslet_kernels::{kernel_choices, peak_bandwidth, peak_operations};
 use lenslet_models::{ImageModel, Model, Task};
-use lenslet_nn::{Init, timing};
+use lenslet_nn::Init;
 use lenslet_train::segment::PixelLoss;
 use lenslet_train::{
     Criterion, EngineKind, Input, Optimizer, Recipe, Rule, Target, TrainError, compile, train_step,
@@ -20,7 +21,7 @@ use super::device;
 use super::structure::Blueprint;
 use crate::Ended;
 use crate::cli::{BenchArgs, Common, StructureArgs};
-use crate::report::{self, grouped, percent};
+use crate::report::{self, grouped};
 
 /// Calls before the measurement: buffers are made and the clock comes up.
 const WARM_UP: usize = 2;
@@ -37,7 +38,10 @@ pub fn run(args: &BenchArgs, common: &Common, threads: usize) -> Result<Ended> {
         classes: None,
     })?;
     let times = match (args.train, args.engine) {
-        (true, _) if args.layers => return training_layers(&measured, args),
+        (true, _) if args.layers => {
+            layers::of_training(training(&measured, args)?, args.seconds)?;
+            return Ok(Ended::Done);
+        }
         (true, _) => {
             let mut step = training(&measured, args)?;
             measure(args.seconds, &mut step)
@@ -159,10 +163,20 @@ fn compiled(
 ) -> Result<Ended> {
     let device = device();
     let [c, h, w] = measured.input;
-    let options = Options {
+    let mut options = Options {
         exact: args.exact,
         ..Options::default()
     };
+    for pass in &args.without {
+        if !options.leave_out(pass) {
+            return Err(TrainError::Setting {
+                setting: "--without",
+                found: pass.clone(),
+                expected: "fold-norms, fuse-activations, fuse-residuals, fuse-gates and concat-in-place can be left out",
+            }
+            .into());
+        }
+    }
     let shape = [args.batch, c, h, w];
     let session = compile(build(measured, &device).valid(), shape, &options)?;
     let x = random_images(measured, args.batch, &device).into_data();
@@ -176,7 +190,7 @@ fn compiled(
     };
     let times = measure(args.seconds, &mut call);
     if args.layers {
-        layers(&session, &x, args.seconds)?;
+        layers::of_session(&session, &x, args.seconds, args.sort)?;
     } else {
         show(measured, args, common, threads, &times)?;
     }
@@ -184,55 +198,6 @@ fn compiled(
         Some(e) => Err(e.into()),
         None => Ok(Ended::Done),
     }
-}
-
-/// A table of the session's steps: what each takes of the whole, and how near it comes to what the
-/// machine can do, the larger of its operations and its bytes.
-fn layers(session: &Session, x: &[f32], seconds: f64) -> Result<()> {
-    let (operations, bandwidth) = (peak_operations(), peak_bandwidth());
-    let steps = session.steps();
-    let mut times = vec![Vec::new(); steps.len()];
-    let mut output = Vec::new();
-    let began = Instant::now();
-    while times[0].len() < CALLS || began.elapsed().as_secs_f64() < seconds {
-        session.run_timed(x, &mut output, &mut |i, time| {
-            times[i].push(time.as_secs_f64());
-        })?;
-    }
-    let times = times.into_iter().map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    let times: Vec<f64> = times.collect();
-    let total: f64 = times.iter().sum();
-    let header = [
-        "layer", "kernel", "output", "MMACs", "ms", "share", "GF/s", "GB/s", "of limit",
-    ];
-    let mut table = report::table(&header);
-    for (step, &time) in steps.iter().zip(&times) {
-        let (work, bytes) = (2.0 * step.macs as f64, step.bytes as f64);
-        let limit = (work / operations).max(bytes / bandwidth);
-        table.add_row([
-            step.name.clone(),
-            step.kernel.to_string(),
-            format!("{} x {}", step.output[0], step.output[1]),
-            format!("{:.1}", step.macs as f64 / 1e6),
-            format!("{:.3}", time * 1e3),
-            percent(time / total),
-            format!("{:.0}", work / time / 1e9),
-            format!("{:.1}", bytes / time / 1e9),
-            format!("{:.0} %", 100.0 * limit / time),
-        ]);
-    }
-    report::print(table)?;
-    report::print(format!(
-        "{:.3} ms in {} steps. This machine: {:.0} GFLOP/s, {:.1} GB/s. Winograd's steps do fewer \
-         operations than are counted, and what lies in a cache is faster than memory.",
-        total * 1e3,
-        steps.len(),
-        operations / 1e9,
-        bandwidth / 1e9
-    ))
 }
 
 /// A training step to call again and again.
@@ -279,116 +244,6 @@ fn training(measured: &Blueprint, args: &BenchArgs) -> Result<impl FnMut() + use
             &device,
         ));
     })
-}
-
-/// A table of a training step's operations, the longest first, and one of their kinds.
-fn training_layers(measured: &Blueprint, args: &BenchArgs) -> Result<Ended> {
-    let mut step = training(measured, args)?;
-    for _ in 0..WARM_UP {
-        step();
-    }
-    let operations = peak_operations();
-    let mut steps = 0;
-    let began = Instant::now();
-    let ((), times) = timing::record(|| {
-        while steps < CALLS || began.elapsed().as_secs_f64() < args.seconds {
-            step();
-            steps += 1;
-        }
-    });
-    let whole = began.elapsed().as_secs_f64() / steps as f64;
-    let mut rows: Vec<_> = times
-        .into_iter()
-        .map(|((label, way), spent)| {
-            let calls = spent.calls as f64 / steps as f64;
-            (label, way, calls, spent.time.as_secs_f64() / steps as f64)
-        })
-        .collect();
-    rows.sort_by(|a, b| b.3.total_cmp(&a.3));
-    let header = [
-        "operation",
-        "pass",
-        "of",
-        "calls",
-        "ms",
-        "share",
-        "GF/s",
-        "of limit",
-    ];
-    let mut table = report::table(&header);
-    let mut kinds: BTreeMap<_, [f64; 3]> = BTreeMap::new();
-    for (label, way, calls, time) in &rows {
-        let work = 2.0 * label.macs as f64 * calls;
-        let [rate, limit] = rates(work, *time, operations);
-        table.add_row([
-            label.operation.to_string(),
-            way.name().to_string(),
-            label.detail.clone(),
-            format!("{calls:.0}"),
-            format!("{:.3}", time * 1e3),
-            percent(time / whole),
-            rate,
-            limit,
-        ]);
-        let kind = kinds.entry((label.operation, *way)).or_default();
-        for (sum, x) in kind.iter_mut().zip([*calls, *time, work]) {
-            *sum += x;
-        }
-    }
-    report::print(table)?;
-    let header = [
-        "operation",
-        "pass",
-        "calls",
-        "ms",
-        "share",
-        "GF/s",
-        "of limit",
-    ];
-    let mut table = report::table(&header);
-    let mut kinds: Vec<_> = kinds.into_iter().collect();
-    kinds.sort_by(|a, b| b.1[1].total_cmp(&a.1[1]));
-    let rest = whole - kinds.iter().map(|kind| kind.1[1]).sum::<f64>();
-    for ((operation, way), [calls, time, work]) in kinds {
-        let [rate, limit] = rates(work, time, operations);
-        table.add_row([
-            operation.to_string(),
-            way.name().to_string(),
-            format!("{calls:.0}"),
-            format!("{:.3}", time * 1e3),
-            percent(time / whole),
-            rate,
-            limit,
-        ]);
-    }
-    table.add_row([
-        "the rest".to_string(),
-        "loss, autodiff, small operations".to_string(),
-        String::new(),
-        format!("{:.3}", rest * 1e3),
-        percent(rest / whole),
-        String::new(),
-        String::new(),
-    ]);
-    report::print(table)?;
-    report::print(format!(
-        "{:.3} ms a step, mean of {steps}. This machine: {:.0} GFLOP/s. Winograd's steps do fewer operations than are \
-         counted.",
-        whole * 1e3,
-        operations / 1e9,
-    ))?;
-    Ok(Ended::Done)
-}
-
-/// Billions of operations a second, and their share of the machine's.
-fn rates(work: f64, time: f64, operations: f64) -> [String; 2] {
-    if work == 0.0 {
-        return Default::default();
-    }
-    [
-        format!("{:.0}", work / time / 1e9),
-        percent(work / time / operations),
-    ]
 }
 
 /// The most memory this process has held, in bytes, where the system tells.
