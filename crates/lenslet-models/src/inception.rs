@@ -395,6 +395,8 @@ pub(crate) static VARIANTS: &[Variant] = &[Variant {
     published: Published::v1(77.294, 93.45),
     first_conv: "Conv2d_1a_3x3.conv",
     auxiliary: &["AuxLogits.fc"],
+    // Its 5x5 convolution stands on 5x5 averages, three apart, of a map that 299 pixels leave 17 of.
+    min_aux_size: 299,
     ..Variant::imagenet("inception_v3", |o: &BuildOptions, i| {
         InceptionV3::new(o, i).into()
     })

@@ -38,6 +38,8 @@ pub struct Variant {
     pub first_conv: &'static str,
     /// The last layers of the auxiliary classifiers, by name.
     pub auxiliary: &'static [&'static str],
+    /// The smallest height and width that those take, where they need more than the rest.
+    pub min_aux_size: usize,
     /// Other names under which weights for this model are found.
     pub naming: &'static [Naming],
     pub(crate) build: Build,
@@ -228,6 +230,7 @@ impl Variant {
             classifier: "fc",
             first_conv: "conv1",
             auxiliary: &[],
+            min_aux_size: 0,
             naming: &[],
             build,
             over: None,

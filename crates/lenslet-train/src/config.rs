@@ -267,12 +267,21 @@ impl TrainConfig {
         }
     }
 
-    /// How the model is built for `classes` classes. Auxiliary classifiers only help where the
-    /// layers below them train.
+    /// Whether auxiliary classifiers train, if the model has any: they help the layers below them, which must train for that, and
+    /// need pictures that are large enough.
+    pub fn auxiliary(&self) -> bool {
+        let fits = |variant: &Variant| {
+            let side = self.input_size.unwrap_or(variant.preprocess.crop[0]);
+            side >= variant.min_aux_size
+        };
+        self.freeze == Freeze::None && self.variant().is_ok_and(fits)
+    }
+
+    /// How the model is built for `classes` classes.
     pub fn build_options(&self, classes: usize) -> BuildOptions {
         let options = BuildOptions::new(classes)
             .with_head(self.head)
-            .with_aux_logits(self.freeze == Freeze::None);
+            .with_aux_logits(self.auxiliary());
         match self.input_size {
             Some(size) => options.with_image_size(size),
             None => options,

@@ -9,7 +9,7 @@ use lenslet_weights::Weights;
 
 use crate::config::at_size;
 use crate::model_file::description;
-use crate::{Freeze, TrainConfig, TrainError};
+use crate::{TrainConfig, TrainError};
 
 /// Weights to start from, and what is known of them.
 #[derive(Debug, Clone)]
@@ -84,10 +84,9 @@ impl Pretrained {
                 .with_tensorflow(stored.tensorflow)
                 .with_transform_input(stored.transform_input);
         }
-        // Auxiliary classifiers help the layers below them, which must train for that.
-        let auxiliary = match config.freeze {
-            Freeze::None => Auxiliary::AsStored,
-            _ => Auxiliary::Without,
+        let auxiliary = match config.auxiliary() {
+            true => Auxiliary::AsStored,
+            false => Auxiliary::Without,
         };
         let options = LoadOptions {
             classes: Classes::New(classes),

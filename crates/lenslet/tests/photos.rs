@@ -500,6 +500,21 @@ fn auxiliary_classifiers_help_in_training_only() {
     let names = tensors(&frozen.join("model.safetensors"));
     assert!(!names.iter().any(|(name, _)| name.starts_with("aux")));
     succeed(dir.path(), &["verify", text(&frozen)]);
+
+    // Inception's needs more than the rest of the network.
+    let small = [
+        "--model",
+        "inception_v3",
+        "--input-size",
+        "75",
+        "--epochs",
+        "1",
+    ];
+    let args = [&["train", text(&data), "--output", "small"], &small[..]].concat();
+    let ran = succeed(dir.path(), &args);
+    assert!(ran.stderr.contains("299x299 at least"), "{}", ran.stderr);
+    let names = tensors(&dir.path().join("small/inception_v3-1/model.safetensors"));
+    assert!(!names.iter().any(|(name, _)| name.starts_with("Aux")));
 }
 
 #[test]

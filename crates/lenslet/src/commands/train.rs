@@ -164,6 +164,17 @@ fn introduce(trainer: &Trainer) {
         0 => {}
         n => eprintln!("the classifier trains alone for {n} epochs, then all that is trainable"),
     }
+    let variant = config.train.variant();
+    if let Ok(variant) = variant
+        && config.train.freeze == Freeze::None
+        && !variant.auxiliary.is_empty()
+        && !config.train.auxiliary()
+    {
+        eprintln!(
+            "its auxiliary classifier is left out: that needs pictures of {0}x{0} at least",
+            variant.min_aux_size
+        );
+    }
     if trainer.caches_features() {
         eprintln!("the frozen backbone runs once for every picture");
     }
