@@ -149,6 +149,15 @@ fn the_architectures_are_compared() {
     let told = json(&["models", "--json", "--sort", "top1"]);
     let models = told["models"].as_array().unwrap();
     assert!(models.len() > 70, "{}", models.len());
+    let by_year = json(&["models", "--json"]);
+    let years: Vec<u64> = (by_year["models"].as_array().unwrap().iter())
+        .map(|model| model["year"].as_u64().unwrap())
+        .collect();
+    assert!(years.is_sorted(), "{years:?}");
+    let resnets = (by_year["models"].as_array().unwrap().iter())
+        .filter_map(|model| model["name"].as_str())
+        .filter(|name| ["resnet18", "resnet34", "resnet50", "resnet101"].contains(name));
+    assert!(resnets.eq(["resnet18", "resnet34", "resnet50", "resnet101"]));
     let find = |name: &str| models.iter().find(|model| model["name"] == name).unwrap();
     assert_eq!(find("vgg16")["macs"], 15_470_264_320u64);
     assert_eq!(find("googlenet")["params"], 13_004_888);

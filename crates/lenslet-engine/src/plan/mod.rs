@@ -323,7 +323,8 @@ impl Planner<'_> {
             _ => unreachable!("called for convolutions"),
         };
         drop(numbers);
-        let packed = packed.map_err(|e| self.kernel(e))?;
+        let mut packed = packed.map_err(|e| self.kernel(e))?;
+        packed.settle();
         self.forget(weight.id);
         let x = self.pixels(gate.map_or(node.inputs[0], |gate| gate.x))?;
         let gate = match gate {

@@ -31,6 +31,18 @@ enum Weights {
     Depthwise(Depthwise),
 }
 
+impl Weights {
+    /// Nothing, for an algorithm.
+    fn of(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
+            Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
+            Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
+            Algorithm::Depthwise => Weights::Depthwise(Depthwise::new()),
+        }
+    }
+}
+
 impl PackedConv {
     /// Packs `weight` (`[c_out, c_in / groups, kh, kw]`) for one pass of a convolution, with the algorithm that
     /// [`Algorithm::choose`] names.
@@ -53,6 +65,29 @@ impl PackedConv {
         algorithm: Algorithm,
         weight: &[f32],
     ) -> Result<Self, KernelError> {
+        let mut packed = PackedConv {
+            shape: *shape,
+            output: [0; 2],
+            pass,
+            algorithm,
+            weights: Weights::of(algorithm),
+        };
+        packed.repack_as(shape, pass, algorithm, weight)?;
+        Ok(packed)
+    }
+
+    /// Packs the weights of another convolution into the memory that is there, where the algorithms can share it.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedConv::with_algorithm`].
+    pub fn repack_as(
+        &mut self,
+        shape: &Conv2d,
+        pass: Pass,
+        algorithm: Algorithm,
+        weight: &[f32],
+    ) -> Result<(), KernelError> {
         let output = shape.output_size()?;
         if !algorithm.serves(shape, pass) {
             return Err(KernelError::Shape {
@@ -63,21 +98,15 @@ impl PackedConv {
                 ),
             });
         }
-        let weights = match algorithm {
-            Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
-            Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
-            Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
-            Algorithm::Depthwise => Weights::Depthwise(Depthwise::new()),
-        };
-        let mut packed = PackedConv {
-            shape: *shape,
-            output,
-            pass,
-            algorithm,
-            weights,
-        };
-        packed.repack(weight)?;
-        Ok(packed)
+        match (&mut self.weights, Weights::of(algorithm)) {
+            (Weights::Winograd(own), Weights::Winograd(other)) => own.set_size(other.size()),
+            (Weights::Indirect(_), Weights::Indirect(_))
+            | (Weights::Depthwise(_), Weights::Depthwise(_)) => {}
+            (own, other) => *own = other,
+        }
+        (self.shape, self.output) = (*shape, output);
+        (self.pass, self.algorithm) = (pass, algorithm);
+        self.repack(weight)
     }
 
     /// Packs other weights for the same convolution, into the memory that is there.
@@ -103,6 +132,13 @@ impl PackedConv {
             }
         }
         Ok(())
+    }
+
+    /// Gives back the memory that only packing again would use.
+    pub fn settle(&mut self) {
+        if let Weights::Winograd(winograd) = &mut self.weights {
+            winograd.settle();
+        }
     }
 
     /// The convolution's shape.

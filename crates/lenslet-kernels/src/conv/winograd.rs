@@ -100,6 +100,21 @@ fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
 }
 
 impl Winograd {
+    /// The output tile's size.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Takes another tile's size for the weights that are packed next.
+    pub fn set_size(&mut self, size: Size) {
+        self.size = size;
+    }
+
+    /// Drops the weights that are not transformed.
+    pub fn settle(&mut self) {
+        self.direct = Packed::empty();
+    }
+
     pub fn new(size: Size) -> Self {
         let (direct, transformed) = (Packed::empty(), Packed::empty());
         Winograd {

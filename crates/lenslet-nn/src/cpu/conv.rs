@@ -244,8 +244,8 @@ pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values
 #[derive(Default)]
 struct Memory {
     scratch: Scratch,
-    /// Packed weights by shape; the weights change at every step, the memory stays.
-    packed: HashMap<(Conv2d, bool), PackedConv>,
+    /// Packed weights, by which algorithms share their memory; the weights are others at every call.
+    packed: HashMap<Algorithm, PackedConv>,
 }
 
 thread_local! {
@@ -263,15 +263,20 @@ pub(super) fn pass(
 ) {
     use std::collections::hash_map::Entry;
     MEMORY.with_borrow_mut(|memory| {
-        let key = (*shape, pass == Pass::Forward);
-        let packed = match memory.packed.entry(key) {
+        let algorithm = Algorithm::choose_repacked(shape, pass);
+        let kind = match algorithm {
+            Algorithm::WinogradF2 => Algorithm::WinogradF4,
+            Algorithm::KernelRows => Algorithm::Indirect,
+            other => other,
+        };
+        let packed = match memory.packed.entry(kind) {
             Entry::Occupied(entry) => {
                 let packed = entry.into_mut();
-                packed.repack(weight.data()).expect(CHECKED);
+                let repacked = packed.repack_as(shape, pass, algorithm, weight.data());
+                repacked.expect(CHECKED);
                 packed
             }
             Entry::Vacant(entry) => {
-                let algorithm = Algorithm::choose_repacked(shape, pass);
                 let packed = PackedConv::with_algorithm(shape, pass, algorithm, weight.data());
                 entry.insert(packed.expect(CHECKED))
             }

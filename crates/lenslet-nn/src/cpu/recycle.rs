@@ -12,20 +12,39 @@ const LEAST: usize = 16 << 10;
 /// hundred.
 const PATIENCE: u64 = 8192;
 
-static IDLE: Mutex<Idle> = Mutex::new(Idle {
-    vectors: BTreeMap::new(),
-    clock: 0,
-});
+static IDLE: Mutex<Idle> = Mutex::new(Idle::new());
 
 /// Vectors that nobody uses.
 struct Idle {
     /// By capacity, each with the time when it came back.
     vectors: BTreeMap<usize, Vec<(u64, Vec<f32>)>>,
+    /// How many of a capacity are in use. Others (a step's pictures) come from elsewhere: they would pile up, since nobody takes
+    /// what the next step brings itself.
+    used: BTreeMap<usize, usize>,
     /// Calls of [`take`].
     clock: u64,
 }
 
 impl Idle {
+    const fn new() -> Self {
+        Self {
+            vectors: BTreeMap::new(),
+            used: BTreeMap::new(),
+            clock: 0,
+        }
+    }
+
+    /// Takes back a vector; one that does not belong here is the caller's to drop.
+    fn keep(&mut self, vector: Vec<f32>) -> Option<Vec<f32>> {
+        match self.used.get_mut(&vector.capacity()) {
+            Some(used) if *used > 0 => *used -= 1,
+            _ => return Some(vector),
+        }
+        let same = self.vectors.entry(vector.capacity()).or_default();
+        same.push((self.clock, vector));
+        None
+    }
+
     /// The last vector to come back of the smallest size that serves. An eighth of waste at most.
     fn find(&mut self, len: usize) -> Option<Vec<f32>> {
         let fitting = self.vectors.range_mut(len..=len + len / 8);
@@ -39,6 +58,7 @@ impl Idle {
             same.retain(|(since, _)| *since >= oldest);
             !same.is_empty()
         });
+        self.used.retain(|_, used| *used > 0);
     }
 }
 
@@ -53,7 +73,10 @@ pub(super) fn take(len: usize) -> Vec<f32> {
         if idle.clock.is_multiple_of(PATIENCE) {
             idle.free_the_old();
         }
-        idle.find(len)
+        let found = idle.find(len);
+        let capacity = found.as_ref().map_or(len, Vec::capacity);
+        *idle.used.entry(capacity).or_default() += 1;
+        found
     };
     match found {
         Some(mut vector) => {
@@ -65,15 +88,12 @@ pub(super) fn take(len: usize) -> Vec<f32> {
     }
 }
 
-/// Keeps a vector for [`take`].
+/// Keeps a vector that came from [`take`] for the next call of it.
 pub(super) fn give_back(vector: Vec<f32>) {
-    if vector.capacity() < LEAST {
-        return;
+    if vector.capacity() >= LEAST {
+        // Freed, if at all, when the lock is not held any more.
+        let _other = IDLE.lock().unwrap_or_else(|e| e.into_inner()).keep(vector);
     }
-    let mut idle = IDLE.lock().unwrap_or_else(|e| e.into_inner());
-    let entry = (idle.clock, vector);
-    let same = idle.vectors.entry(entry.1.capacity());
-    same.or_default().push(entry);
 }
 
 #[cfg(test)]
@@ -100,11 +120,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_taken_is_not_kept() {
+        let mut idle = Idle::new();
+        assert_eq!(idle.keep(vec![1.0; 7]), Some(vec![1.0; 7]));
+        *idle.used.entry(7).or_default() += 1;
+        assert_eq!(idle.keep(vec![1.0; 7]), None);
+        assert_eq!(idle.keep(vec![2.0; 7]), Some(vec![2.0; 7]));
+        assert_eq!(idle.find(7), Some(vec![1.0; 7]));
+    }
+
+    #[test]
     fn what_nobody_takes_is_freed() {
-        let mut idle = Idle {
-            vectors: BTreeMap::new(),
-            clock: 0,
-        };
+        let mut idle = Idle::new();
         idle.vectors
             .insert(5, vec![(0, vec![0.0; 5]), (PATIENCE, vec![1.0; 5])]);
         idle.vectors.insert(9, vec![(0, vec![0.0; 9])]);

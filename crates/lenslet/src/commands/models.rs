@@ -111,10 +111,11 @@ fn chosen(family: Option<&str>) -> Result<Vec<&'static Variant>> {
 /// Counts all of them, every thread a share. Neighbours are of one family and one size: so they are dealt out.
 fn entries(chosen: &[&'static Variant], threads: usize) -> Result<Vec<Entry>> {
     let share = |first: usize| {
-        let own = chosen.iter().skip(first).step_by(threads);
-        own.map(|variant| entry(variant)).collect::<Vec<_>>()
+        let own = chosen.iter().enumerate().skip(first).step_by(threads);
+        let entries = own.map(|(place, variant)| Ok((place, entry(variant)?)));
+        entries.collect::<Vec<Result<_>>>()
     };
-    std::thread::scope(|scope| {
+    let counted = std::thread::scope(|scope| {
         let helpers: Vec<_> = (0..threads)
             .map(|first| scope.spawn(move || share(first)))
             .collect();
@@ -122,8 +123,11 @@ fn entries(chosen: &[&'static Variant], threads: usize) -> Result<Vec<Entry>> {
             Ok(entries) => entries,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        shares.collect()
-    })
+        shares.collect::<Result<Vec<_>>>()
+    });
+    let mut counted = counted?;
+    counted.sort_by_key(|(place, _)| *place);
+    Ok(counted.into_iter().map(|(_, entry)| entry).collect())
 }
 
 fn entry(variant: &'static Variant) -> Result<Entry> {
