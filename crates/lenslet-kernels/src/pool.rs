@@ -97,6 +97,8 @@ unsafe impl Sync for Pool {}
 thread_local! {
     /// Whether this thread is running a chunk, or is a helper.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread claims chunks from the high end.
+    static DOWNWARD: Cell<bool> = const { Cell::new(false) };
 }
 
 fn pool() -> &'static Pool {
@@ -129,6 +131,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The chunk that this thread will most likely run after chunk `i`: those of the low end are claimed upward, those of the high end
+/// downward. For fetching what it reads ahead of time; nothing may depend on it.
+pub(crate) fn likely_next(i: usize) -> Option<usize> {
+    if DOWNWARD.get() {
+        i.checked_sub(1)
+    } else {
+        Some(i + 1)
+    }
 }
 
 /// How many threads share the work, the calling one included.
@@ -312,6 +324,7 @@ impl Pool {
     /// What a helper does all its life.
     fn help(&self, index: usize) {
         INSIDE.set(true);
+        DOWNWARD.set(true);
         let work = || index < self.helpers.load(Ordering::Relaxed) && self.claims.any();
         loop {
             if !spin_until(work) {

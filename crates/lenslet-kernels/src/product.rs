@@ -4,9 +4,9 @@ use crate::buffer::{Local, with_local};
 use crate::epilogue::Post;
 use crate::moments;
 use crate::panels::Packed;
-use crate::pool::parallel_for;
+use crate::pool::{likely_next, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on};
-use crate::tile::{Tile, run_tile};
+use crate::tile::{Ahead, Tile, run_tile};
 
 /// Where the rows of the left operand lie and which output row each one makes.
 pub(crate) trait Rows: Sync {
@@ -112,13 +112,16 @@ impl<R: Rows> Product<'_, R> {
         }
         let n = panels.n * self.weights.groups;
         let cut = cut(rows, self.weights.k, n, all_panels, panels.tile_rows());
+        let first_panel = |block: usize| block * all_panels / cut.panel_blocks;
         parallel_for(cut.row_blocks * cut.panel_blocks, |i| {
             let (row, panel) = (i / cut.panel_blocks, i % cut.panel_blocks);
+            // The next rows' weights are in a cache already.
+            let next = likely_next(i).filter(|next| next / cut.panel_blocks == row);
             let chunk = Chunk {
                 product: self,
                 rows: row * rows / cut.row_blocks..(row + 1) * rows / cut.row_blocks,
-                panels: panel * all_panels / cut.panel_blocks
-                    ..(panel + 1) * all_panels / cut.panel_blocks,
+                panels: first_panel(panel)..first_panel(panel + 1),
+                next: next.map(|next| first_panel(next % cut.panel_blocks)),
             };
             dispatch_on(panels.isa, chunk);
         });
@@ -135,6 +138,7 @@ impl<R: Rows> Product<'_, R> {
             product: self,
             rows: 0..self.rows.count(),
             panels: 0..all_panels,
+            next: None,
         };
         dispatch_on(self.weights.panels.isa, chunk);
     }
@@ -144,6 +148,8 @@ struct Chunk<'a, R> {
     product: &'a Product<'a, R>,
     rows: std::ops::Range<usize>,
     panels: std::ops::Range<usize>,
+    /// The panel that this thread is likely to read next.
+    next: Option<usize>,
 }
 
 impl<R: Rows> Kernel for Chunk<'_, R> {
@@ -197,10 +203,28 @@ impl<R: Rows> Chunk<'_, R> {
         for index in self.panels.clone() {
             let (group, panel) = (index / panels.count, panels.get(index % panels.count));
             let weights = product.weights.panel(group, &panel);
+            let next = match index + 1 < self.panels.end {
+                true => Some(index + 1),
+                false => self.next,
+            };
+            let next = next.map(|next| {
+                let panel = panels.get(next % panels.count);
+                product.weights.panel(next / panels.count, &panel).as_ptr()
+            });
             let first_col = group * product.group_steps[1] + panel.col;
             for block in Blocks::new(taps, per_tap) {
                 let last = block.last;
                 let b = weights[block.k_start * panel.width..].as_ptr();
+                // A slice of the panel takes as long to come from memory as a few tiles to compute: the next one is asked for
+                // meanwhile.
+                let slice = block.taps * block.k * panel.width;
+                let mut ahead = Ahead {
+                    at: match last {
+                        true => next.unwrap_or(b),
+                        false => b.wrapping_add(slice),
+                    },
+                    left: if last && next.is_none() { 0 } else { slice },
+                };
                 for (first, count, mr) in runs {
                     if count == 0 {
                         continue;
@@ -222,7 +246,9 @@ impl<R: Rows> Chunk<'_, R> {
                         accumulate: product.accumulate || block.k_start > 0,
                         post: if last { product.post.as_ref() } else { None },
                         first_col,
+                        ahead,
                     };
+                    ahead.advance(count * tile.asks());
                     // SAFETY: the tables hold the tiles' rows for all taps; the packed panel holds `k` rows of `width` floats;
                     // the rest is what the caller of `run` promised.
                     unsafe { run_tile(s, mr, panel.vectors, &tile) };

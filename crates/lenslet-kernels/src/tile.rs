@@ -63,6 +63,33 @@ pub(crate) struct Tile<'a> {
     pub post: Option<&'a Post>,
     /// The panel's first column, for `post`.
     pub first_col: usize,
+    /// What is read next, to be asked for meanwhile.
+    pub ahead: Ahead,
+}
+
+/// Floats to ask for ahead of their use.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub at: *const f32,
+    pub left: usize,
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+impl Ahead {
+    /// Goes on by some floats.
+    pub fn advance(&mut self, floats: usize) {
+        self.at = self.at.wrapping_add(floats);
+        self.left = self.left.saturating_sub(floats);
+    }
+}
+
+impl Tile<'_> {
+    /// Floats that one tile asks for: a line every two steps.
+    pub fn asks(&self) -> usize {
+        self.taps * (self.k / 2) * LINE
+    }
 }
 
 /// Runs the kernel for tiles of `mr` rows and `nv` vectors.
@@ -127,13 +154,17 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
         // SAFETY: `run_tile`'s caller promises that all pointers are valid for what is read and written here.
         unsafe {
             prefetch::<S, MR, NV>(s, t, t.outputs);
+            let mut ahead = t.ahead;
             for tile in 0..t.count {
                 let rows = t.rows.add(tile * t.rows_step);
                 let outputs = t.outputs.add(tile * MR);
                 if tile + 1 < t.count {
                     prefetch::<S, MR, NV>(s, t, outputs.add(MR));
                 }
-                one_tile::<S, MR, NV>(s, t, rows, outputs);
+                // With nothing left, lines are asked for that are there.
+                let ask = if ahead.left > 0 { ahead.at } else { t.b };
+                ahead.advance(t.asks());
+                one_tile::<S, MR, NV>(s, t, rows, outputs, ask);
                 if late {
                     run_late(s, MR, t, outputs);
                 }
@@ -174,10 +205,11 @@ unsafe fn one_tile<S: Simd, const MR: usize, const NV: usize>(
     t: &Tile<'_>,
     rows: *const *const f32,
     outputs: *const usize,
+    ahead: *const f32,
 ) {
     // SAFETY: as for `run_tile`.
     unsafe {
-        let mut acc = reduce::<S, MR, NV>(s, t, rows);
+        let mut acc = reduce::<S, MR, NV>(s, t, rows, ahead);
         let mut c = [std::ptr::null_mut::<f32>(); MR];
         for r in 0..MR {
             c[r] = t.c.add(*outputs.add(r) * t.ldc);
@@ -286,6 +318,7 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     t: &Tile<'_>,
     rows: *const *const f32,
+    mut ahead: *const f32,
 ) -> [[S::V; NV]; MR] {
     // SAFETY: `run_tile`'s caller promises the row pointers and the panel.
     unsafe {
@@ -300,6 +333,8 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
             while k + 2 <= t.k {
                 step::<S, MR, NV>(s, &a, k, b, &mut acc);
                 step::<S, MR, NV>(s, &a, k + 1, b.wrapping_add(t.ldb), &mut acc);
+                s.prefetch_far(ahead);
+                ahead = ahead.wrapping_add(LINE);
                 b = b.wrapping_add(2 * t.ldb);
                 k += 2;
             }

@@ -313,6 +313,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
         let _ = p;
     }
 
+    /// Asks for the cache line at `p` in the second cache level; any address is allowed.
+    #[inline(always)]
+    fn prefetch_far(self, p: *const f32) {
+        let _ = p;
+    }
+
     /// All lanes zero.
     #[inline(always)]
     fn zero(self) -> Self::V {
