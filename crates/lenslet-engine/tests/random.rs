@@ -63,21 +63,22 @@ fn network(layers: &[Layer], x: Tensor<4>) -> Tensor<2> {
     for &(kind, a, b, other) in layers {
         let x = maps[maps.len() - 1].clone();
         let [n, c, h, w] = x.dims();
-        // The latest of the earlier maps that fits, from a place of its own choice on.
+        // The first of the earlier maps that fits, from a place of its own choice on.
         let earlier = |fits: &dyn Fn([usize; 4]) -> bool| {
             let from = other % maps.len();
             (maps.iter().cycle().skip(from).take(maps.len()))
                 .find(|map| fits(map.dims()))
                 .cloned()
         };
-        let w_ = &mut weights;
+        let made = &mut weights;
         let y = match kind {
-            0 => w_.conv(x, 1 + a * 7 % 19, 1, 1 + b % 2, 1),
-            1 => w_.conv(x, 1 + a * 5 % 17, 3, 1 + b % 2, 1),
-            2 => w_.conv(x, c, 3 + 2 * (a % 2), 1 + b % 2, c),
-            3 => w_.conv(x, 2 * c, 3, 1, if c.is_multiple_of(2) { 2 } else { 1 }),
+            0 => made.conv(x, 1 + a * 7 % 19, 1, 1 + b % 2, 1),
+            1 => made.conv(x, 1 + a * 5 % 17, 3, 1 + b % 2, 1),
+            2 => made.conv(x, c, 3 + 2 * (a % 2), 1 + b % 2, c),
+            3 => made.conv(x, 2 * c, 3, 1, if c.is_multiple_of(2) { 2 } else { 1 }),
             4 => {
-                let (factor, summand) = (w_.next([1, c, 1, 1], 1.0), w_.next([1, c, 1, 1], 0.5));
+                let (factor, summand) =
+                    (made.next([1, c, 1, 1], 1.0), made.next([1, c, 1, 1], 0.5));
                 x * factor + summand
             }
             5 => match a % 7 {
@@ -107,8 +108,8 @@ fn network(layers: &[Layer], x: Tensor<4>) -> Tensor<2> {
             }
             11 => {
                 let pooled = adaptive_avg_pool2d(x.clone(), [1, 1]);
-                let gate = sigmoid(w_.conv(pooled, c, 1, 1, 1));
-                w_.conv(x * gate, 1 + a % 9, 1, 1, 1)
+                let gate = sigmoid(made.conv(pooled, c, 1, 1, 1));
+                made.conv(x * gate, 1 + a % 9, 1, 1, 1)
             }
             12 if h < 12 && w < 12 => {
                 let mode = match a % 2 {
@@ -126,7 +127,7 @@ fn network(layers: &[Layer], x: Tensor<4>) -> Tensor<2> {
             13 => x.narrow(1, a % c, 1 + b % (c - a % c)),
             14 => x.swap_dims(2, 3),
             15 if h < 12 && w < 12 => {
-                let weight = w_.next([c, 1 + a % 5, 2, 2], 0.5);
+                let weight = made.next([c, 1 + a % 5, 2, 2], 0.5);
                 conv_transpose2d(
                     x,
                     weight,
@@ -138,14 +139,14 @@ fn network(layers: &[Layer], x: Tensor<4>) -> Tensor<2> {
                 // Pixels attend to one another, in pieces.
                 let tokens = x.reshape([n, c, h * w]).swap_dims(1, 2);
                 let mut part = || {
-                    let weight = w_.next([1, c, 8], 1.0 / (c as f32).sqrt());
+                    let weight = made.next([1, c, 8], 1.0 / (c as f32).sqrt());
                     let y: Tensor<3> = tokens.clone().matmul(weight);
                     y.reshape([n, h * w, 2, 4]).swap_dims(1, 2)
                 };
                 let [q, k, v] = [part(), part(), part()];
                 let mut scores = q.matmul(k.transpose()).div_scalar(2.0);
                 if a % 2 == 0 {
-                    scores = scores + w_.next([1, 2, h * w, h * w], 1.0);
+                    scores = scores + made.next([1, 2, h * w, h * w], 1.0);
                 }
                 let y = softmax(scores, 3).matmul(v);
                 y.swap_dims(1, 2)

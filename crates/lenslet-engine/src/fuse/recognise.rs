@@ -1,6 +1,6 @@
 //! Layers that arrive in pieces: activations, attention, the gates of squeeze-and-excitation.
 
-use lenslet_graph::{Binary, Op, Unary, ValueId};
+use lenslet_graph::{Binary, Op, Source, Unary, ValueId};
 use lenslet_kernels::Activation;
 
 use super::{Attention, Fuser, Gate, activation_of};
@@ -137,11 +137,14 @@ impl Fuser<'_> {
             let [user] = self.users[scores.index()][..] else {
                 return None;
             };
-            let producer = graph.producer(scores)?;
+            let Source::Node(at) = graph.value(scores).source else {
+                return None;
+            };
             if user != nodes[nodes.len() - 1] || graph.outputs().contains(&scores) {
                 return None;
             }
-            nodes.push(self.graph.nodes().iter().position(|n| n.output == scores)?);
+            nodes.push(at);
+            let producer = &graph.nodes()[at];
             match producer.op {
                 Op::Scalar(by @ (Binary::Mul | Binary::Div), c) => {
                     scale *= if by == Binary::Mul { c } else { 1.0 / c };

@@ -124,10 +124,11 @@ impl Forward<'_> {
         packed_v.pack(v, Order::RowMajor, keys, dim).expect(CHECKED);
         let [scores, result, sums, factors, _] = buffers;
         // With a bias the product's epilogue scales, since the bias is added to scaled scores.
-        let factors = factors.resize(keys);
-        factors.fill(shape.scale);
         let scale = match self.bias {
-            Some(_) => 1.0,
+            Some(_) => {
+                factors.resize(keys).fill(shape.scale);
+                1.0
+            }
             None => shape.scale,
         };
         for tile in tiles(queries.len(), keys, TILE) {

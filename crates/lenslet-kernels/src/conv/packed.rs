@@ -24,23 +24,12 @@ pub struct PackedConv {
     weights: Weights,
 }
 
+/// The memory of every algorithm; that of the one in use holds the weights.
 #[derive(Debug)]
-enum Weights {
-    Indirect(Indirect),
-    Winograd(Winograd),
-    Depthwise(Depthwise),
-}
-
-impl Weights {
-    /// Nothing, for an algorithm.
-    fn of(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Indirect | Algorithm::KernelRows => Weights::Indirect(Indirect::default()),
-            Algorithm::WinogradF2 => Weights::Winograd(Winograd::new(Size::F2)),
-            Algorithm::WinogradF4 => Weights::Winograd(Winograd::new(Size::F4)),
-            Algorithm::Depthwise => Weights::Depthwise(Depthwise::new()),
-        }
-    }
+struct Weights {
+    indirect: Indirect,
+    winograd: Winograd,
+    depthwise: Depthwise,
 }
 
 impl PackedConv {
@@ -70,13 +59,17 @@ impl PackedConv {
             output: [0; 2],
             pass,
             algorithm,
-            weights: Weights::of(algorithm),
+            weights: Weights {
+                indirect: Indirect::default(),
+                winograd: Winograd::new(),
+                depthwise: Depthwise::new(),
+            },
         };
         packed.repack_as(shape, pass, algorithm, weight)?;
         Ok(packed)
     }
 
-    /// Packs the weights of another convolution into the memory that is there, where the algorithms can share it.
+    /// Packs the weights of another convolution, into the memory that is there.
     ///
     /// # Errors
     ///
@@ -98,12 +91,6 @@ impl PackedConv {
                 ),
             });
         }
-        match (&mut self.weights, Weights::of(algorithm)) {
-            (Weights::Winograd(own), Weights::Winograd(other)) => own.set_size(other.size()),
-            (Weights::Indirect(_), Weights::Indirect(_))
-            | (Weights::Depthwise(_), Weights::Depthwise(_)) => {}
-            (own, other) => *own = other,
-        }
         (self.shape, self.output) = (*shape, output);
         (self.pass, self.algorithm) = (pass, algorithm);
         self.repack(weight)
@@ -116,29 +103,28 @@ impl PackedConv {
     /// If the weight has another length than the shape says.
     pub fn repack(&mut self, weight: &[f32]) -> Result<(), KernelError> {
         expect_len("convolution weight", weight.len(), self.shape.weight_len())?;
-        match (&mut self.weights, self.pass) {
-            (Weights::Indirect(indirect), Pass::Forward) => {
+        let Weights {
+            indirect,
+            winograd,
+            depthwise,
+        } = &mut self.weights;
+        let (shape, forward) = (&self.shape, self.pass == Pass::Forward);
+        match self.algorithm {
+            Algorithm::Indirect | Algorithm::KernelRows if forward => {
                 let kernel_rows = self.algorithm == Algorithm::KernelRows;
-                indirect.pack_forward(&self.shape, self.output, weight, kernel_rows);
+                indirect.pack_forward(shape, self.output, weight, kernel_rows);
             }
-            (Weights::Indirect(indirect), Pass::InputGradient) => {
-                indirect.pack_gradient(&self.shape, weight);
-            }
-            (Weights::Winograd(winograd), pass) => {
-                winograd.pack(&self.shape, weight, pass == Pass::Forward);
-            }
-            (Weights::Depthwise(depthwise), pass) => {
-                depthwise.pack(&self.shape, self.output, pass, weight);
-            }
+            Algorithm::Indirect | Algorithm::KernelRows => indirect.pack_gradient(shape, weight),
+            Algorithm::WinogradF2 => winograd.pack(Size::F2, shape, weight, forward),
+            Algorithm::WinogradF4 => winograd.pack(Size::F4, shape, weight, forward),
+            Algorithm::Depthwise => depthwise.pack(shape, self.output, self.pass, weight),
         }
         Ok(())
     }
 
     /// Gives back the memory that only packing again would use.
     pub fn settle(&mut self) {
-        if let Weights::Winograd(winograd) = &mut self.weights {
-            winograd.settle();
-        }
+        self.weights.winograd.settle();
     }
 
     /// The convolution's shape.
@@ -153,10 +139,11 @@ impl PackedConv {
 
     /// The instruction set the weights are packed for.
     pub fn isa(&self) -> Isa {
-        match &self.weights {
-            Weights::Indirect(indirect) => indirect.isa(),
-            Weights::Winograd(winograd) => winograd.isa(),
-            Weights::Depthwise(depthwise) => depthwise.isa(),
+        let weights = &self.weights;
+        match self.algorithm {
+            Algorithm::Indirect | Algorithm::KernelRows => weights.indirect.isa(),
+            Algorithm::WinogradF2 | Algorithm::WinogradF4 => weights.winograd.isa(),
+            Algorithm::Depthwise => weights.depthwise.isa(),
         }
     }
 
@@ -195,12 +182,14 @@ impl PackedConv {
             ld: y.ld,
         };
         let post = epilogue.raw();
-        match &self.weights {
+        let weights = &self.weights;
+        match self.algorithm {
             // SAFETY: the checks above cover every pixel and channel of input, output and epilogue.
-            Weights::Indirect(indirect) => unsafe {
-                indirect.run(shape, n, x, input, output, y, post, &mut scratch.a);
+            Algorithm::Indirect | Algorithm::KernelRows => unsafe {
+                let scratch = &mut scratch.a;
+                (weights.indirect).run(shape, n, x, input, output, y, post, scratch);
             },
-            Weights::Winograd(winograd) => {
+            Algorithm::WinogradF2 | Algorithm::WinogradF4 => {
                 let [top, left, ..] = shape.padding;
                 let padding = match self.pass {
                     Pass::Forward => [top, left],
@@ -218,11 +207,11 @@ impl PackedConv {
                     post,
                 };
                 // SAFETY: as above.
-                unsafe { winograd.run(&pass, [&mut scratch.a, &mut scratch.b]) };
+                unsafe { (weights.winograd).run(&pass, [&mut scratch.a, &mut scratch.b]) };
             }
             // SAFETY: as above.
-            Weights::Depthwise(depthwise) => unsafe {
-                depthwise.run(n, c_in, x, input, output, y, post);
+            Algorithm::Depthwise => unsafe {
+                (weights.depthwise).run(n, c_in, x, input, output, y, post);
             },
         }
         Ok(())
@@ -254,11 +243,11 @@ impl PackedConv {
         let Conv2d {
             h, w, c_in, c_out, ..
         } = self.shape;
-        let Weights::Indirect(indirect) = &self.weights else {
-            return Err(self.no_gate());
-        };
         if !self.takes_gate() {
-            return Err(self.no_gate());
+            return Err(KernelError::Shape {
+                what: "convolution",
+                why: format!("{:?} takes no gate", self.shape),
+            });
         }
         let rows = elements([n, h, w]);
         x.check("convolution input", rows, c_in)?;
@@ -270,14 +259,10 @@ impl PackedConv {
             ld: y.ld,
         };
         // SAFETY: the checks above cover every pixel and channel of input, gate, output and epilogue.
-        unsafe { indirect.run_gated(n, h * w, x, gate, y, epilogue.raw(), &mut scratch.a) };
-        Ok(())
-    }
-
-    fn no_gate(&self) -> KernelError {
-        KernelError::Shape {
-            what: "convolution",
-            why: format!("{:?} takes no gate", self.shape),
+        unsafe {
+            let (indirect, post) = (&self.weights.indirect, epilogue.raw());
+            indirect.run_gated(n, h * w, x, gate, y, post, &mut scratch.a);
         }
+        Ok(())
     }
 }

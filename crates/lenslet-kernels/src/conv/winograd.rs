@@ -100,25 +100,15 @@ fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
 }
 
 impl Winograd {
-    /// The output tile's size.
-    pub fn size(&self) -> Size {
-        self.size
-    }
-
-    /// Takes another tile's size for the weights that are packed next.
-    pub fn set_size(&mut self, size: Size) {
-        self.size = size;
-    }
-
     /// Drops the weights that are not transformed.
     pub fn settle(&mut self) {
         self.direct = Packed::empty();
     }
 
-    pub fn new(size: Size) -> Self {
+    pub fn new() -> Self {
         let (direct, transformed) = (Packed::empty(), Packed::empty());
         Winograd {
-            size,
+            size: Size::F4,
             direct,
             transformed,
             zero: AlignedBuf::new(),
@@ -126,7 +116,8 @@ impl Winograd {
     }
 
     /// Transforms the weight of a forward pass, or of the input gradient (turned by 180 degrees, channels exchanged).
-    pub fn pack(&mut self, shape: &Conv2d, weight: &[f32], forward: bool) {
+    pub fn pack(&mut self, size: Size, shape: &Conv2d, weight: &[f32], forward: bool) {
+        self.size = size;
         let (c_in, c_out) = (shape.c_in, shape.c_out);
         let (k, cols) = if forward {
             (c_in, c_out)

@@ -1,7 +1,6 @@
 //! Convolution.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
@@ -244,8 +243,8 @@ pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values
 #[derive(Default)]
 struct Memory {
     scratch: Scratch,
-    /// Packed weights, by which algorithms share their memory; the weights are others at every call.
-    packed: HashMap<Algorithm, PackedConv>,
+    /// Packed weights, others at every call.
+    packed: Option<PackedConv>,
 }
 
 thread_local! {
@@ -261,26 +260,14 @@ pub(super) fn pass(
     channels: usize,
     epilogue: &Epilogue<'_>,
 ) {
-    use std::collections::hash_map::Entry;
     MEMORY.with_borrow_mut(|memory| {
         let algorithm = Algorithm::choose_repacked(shape, pass);
-        let kind = match algorithm {
-            Algorithm::WinogradF2 => Algorithm::WinogradF4,
-            Algorithm::KernelRows => Algorithm::Indirect,
-            other => other,
+        let weight = weight.data();
+        let packed = match memory.packed.take() {
+            Some(mut packed) => (packed.repack_as(shape, pass, algorithm, weight)).map(|()| packed),
+            None => PackedConv::with_algorithm(shape, pass, algorithm, weight),
         };
-        let packed = match memory.packed.entry(kind) {
-            Entry::Occupied(entry) => {
-                let packed = entry.into_mut();
-                let repacked = packed.repack_as(shape, pass, algorithm, weight.data());
-                repacked.expect(CHECKED);
-                packed
-            }
-            Entry::Vacant(entry) => {
-                let packed = PackedConv::with_algorithm(shape, pass, algorithm, weight.data());
-                entry.insert(packed.expect(CHECKED))
-            }
-        };
+        let packed = memory.packed.insert(packed.expect(CHECKED));
         let to = MatrixMut::new(to, channels);
         packed
             .run(shape.n, from, to, &mut memory.scratch, epilogue)

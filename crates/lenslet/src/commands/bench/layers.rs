@@ -77,6 +77,9 @@ pub fn of_session(session: &Session, x: &[f32], seconds: f64, order: LayerOrder)
     ))
 }
 
+/// Place of the column that says what an operation works on, in the table that has it.
+const OF: usize = 2;
+
 /// A table of a training step's operations, the longest first, and one of their kinds.
 pub fn of_training(mut step: impl FnMut(), seconds: f64) -> Result<()> {
     for _ in 0..WARM_UP {
@@ -100,71 +103,59 @@ pub fn of_training(mut step: impl FnMut(), seconds: f64) -> Result<()> {
         })
         .collect();
     rows.sort_by(|a, b| b.3.total_cmp(&a.3));
-    let header = [
+    // Both tables have these columns; the first says what an operation works on.
+    let cells = |operation: &str, way: &str, [calls, time, work]: [f64; 3]| {
+        let [rate, limit] = rates(work, time, operations);
+        let calls = format!("{calls:.0}");
+        let (ms, share) = (format!("{:.3}", time * 1e3), percent(time / whole));
+        vec![
+            operation.to_string(),
+            way.to_string(),
+            calls,
+            ms,
+            share,
+            rate,
+            limit,
+        ]
+    };
+    let mut header = vec![
         "operation",
         "pass",
-        "of",
         "calls",
         "ms",
         "share",
         "GF/s",
         "of limit",
     ];
+    header.insert(OF, "of");
     let mut table = report::table(&header);
     let mut kinds: BTreeMap<_, [f64; 3]> = BTreeMap::new();
     for (label, way, calls, time) in &rows {
-        let work = 2.0 * label.macs as f64 * calls;
-        let [rate, limit] = rates(work, *time, operations);
-        table.add_row([
-            label.operation.to_string(),
-            way.name().to_string(),
-            label.detail.clone(),
-            format!("{calls:.0}"),
-            format!("{:.3}", time * 1e3),
-            percent(time / whole),
-            rate,
-            limit,
-        ]);
+        let numbers = [*calls, *time, 2.0 * label.macs as f64 * calls];
+        let mut row = cells(label.operation, way.name(), numbers);
+        row.insert(OF, label.detail.clone());
+        table.add_row(row);
         let kind = kinds.entry((label.operation, *way)).or_default();
-        for (sum, x) in kind.iter_mut().zip([*calls, *time, work]) {
+        for (sum, x) in kind.iter_mut().zip(numbers) {
             *sum += x;
         }
     }
     report::print(table)?;
-    let header = [
-        "operation",
-        "pass",
-        "calls",
-        "ms",
-        "share",
-        "GF/s",
-        "of limit",
-    ];
+    header.remove(OF);
     let mut table = report::table(&header);
     let mut kinds: Vec<_> = kinds.into_iter().collect();
     kinds.sort_by(|a, b| b.1[1].total_cmp(&a.1[1]));
     let rest = whole - kinds.iter().map(|kind| kind.1[1]).sum::<f64>();
-    for ((operation, way), [calls, time, work]) in kinds {
-        let [rate, limit] = rates(work, time, operations);
-        table.add_row([
-            operation.to_string(),
-            way.name().to_string(),
-            format!("{calls:.0}"),
-            format!("{:.3}", time * 1e3),
-            percent(time / whole),
-            rate,
-            limit,
-        ]);
+    for ((operation, way), numbers) in kinds {
+        table.add_row(cells(operation, way.name(), numbers));
     }
-    table.add_row([
-        "the rest".to_string(),
-        "loss, autodiff, small operations".to_string(),
-        String::new(),
-        format!("{:.3}", rest * 1e3),
-        percent(rest / whole),
-        String::new(),
-        String::new(),
-    ]);
+    let mut row = cells(
+        "the rest",
+        "loss, autodiff, small operations",
+        [0.0, rest, 0.0],
+    );
+    row[OF].clear();
+    table.add_row(row);
     report::print(table)?;
     report::print(format!(
         "{:.3} ms a step, mean of {steps}. This machine: {:.0} GFLOP/s. Winograd's steps do fewer operations than are \
