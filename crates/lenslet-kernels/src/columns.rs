@@ -160,6 +160,23 @@ impl Out {
         !self.data.is_null()
     }
 
+    /// Writes `n` elements once more, which stand at `from` and are still in a cache; says if they are, and does nothing if not.
+    ///
+    /// # Safety
+    ///
+    /// Both places must lie inside the buffer, not overlap, and belong to the calling chunk.
+    pub unsafe fn repeat(self, from: usize, to: usize, n: usize) -> bool {
+        if !self.stream {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.data
+                    .add(from)
+                    .copy_to_nonoverlapping(self.data.add(to), n)
+            };
+        }
+        !self.stream
+    }
+
     /// The same buffer, never written past the caches: for rows that are read again at once.
     #[inline(always)]
     pub fn cached(self) -> Self {

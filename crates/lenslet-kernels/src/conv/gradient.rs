@@ -1,10 +1,10 @@
 //! Gradients of weight and bias.
 
 use super::depthwise_gradient::weight_gradient;
-use super::indirect::{merged_groups, pad_input};
+use super::indirect::{joined_columns, joined_shape, merged_groups, pad_input};
 use super::winograd::Size;
 use super::{Algorithm, Conv2d, winograd_gradient};
-use crate::buffer::Scratch;
+use crate::buffer::{Scratch, with_local};
 use crate::columns::{ColumnTerms, In, Layout, channel_sums};
 use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::Matrix;
@@ -78,6 +78,13 @@ impl Conv2d {
             // SAFETY: as above.
             unsafe { winograd_gradient::weight_gradient(size, self, x, dy, dw, scratch) };
             return Ok(());
+        }
+        let joined = match self.reads_kernel_rows() && dy.ld == self.c_out {
+            true => joined_columns(self, output[1], isa()),
+            false => 1,
+        };
+        if joined > 1 {
+            return self.joined_weight_gradient(joined, x, dy, dw, scratch);
         }
         let Scratch { a, b } = scratch;
         let merged = merged_groups(self, isa());
@@ -218,6 +225,34 @@ impl Conv2d {
             }
         });
         Ok(())
+    }
+
+    /// The weight's gradient by way of joined columns: every column's filter has its own, and they are added.
+    fn joined_weight_gradient(
+        &self,
+        joined: usize,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        dw: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let wide = joined_shape(self, joined);
+        with_local(|local| {
+            let columns = local.a.resize(wide.weight_len());
+            let dy = Matrix::new(dy.data, wide.c_out);
+            wide.weight_gradient_by(Algorithm::KernelRows, x, dy, columns, scratch)?;
+            let [kh, kw] = self.kernel;
+            let rows = self.c_out * self.c_in * kh;
+            for (row, dw) in dw.chunks_exact_mut(kw).enumerate() {
+                dw.fill(0.0);
+                for column in 0..joined {
+                    let from = &columns[(column * rows + row) * wide.kernel[1]..];
+                    let from = &from[column * self.stride[1]..][..kw];
+                    dw.iter_mut().zip(from).for_each(|(dw, from)| *dw += from);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Output positions along an axis for which tap `k` lies inside the input, and the input position of output 0.

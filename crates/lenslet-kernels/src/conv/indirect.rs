@@ -117,7 +117,7 @@ pub(super) struct Indirect {
 
 /// How many neighbouring columns of the output are computed as one pixel with the channels of all of them: a kernel that reads its
 /// rows whole only gets that much wider, while more of a vector is filled.
-fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
+pub(super) fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
     let (lanes, _) = geometry(isa);
     // Each column more makes the rows longer by a stride; beyond twice the kernel that costs what it brings.
     let most = (lanes / shape.c_out).min(1 + shape.kernel[1] / shape.stride[1]);
@@ -127,23 +127,26 @@ fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
         .unwrap_or(1)
 }
 
-/// The weight for so many joined columns: `[joined * c_out, c_in, kh, kw']`, a column's kernel a stride further right than the last.
-fn join(shape: &Conv2d, joined: usize, weight: &[f32], wide: &mut AlignedBuf) -> Conv2d {
-    let [kh, kw] = shape.kernel;
-    let step = shape.stride[1];
-    let width = kw + (joined - 1) * step;
-    let to = wide.resize(joined * shape.c_out * shape.c_in * kh * width);
-    to.fill(0.0);
-    // Rows of the kernels of all outputs and inputs, column after column.
-    let rows = shape.c_out * shape.c_in * kh;
-    for (at, to) in to.chunks_exact_mut(width).enumerate() {
-        let (column, row) = (at / rows, at % rows);
-        to[column * step..][..kw].copy_from_slice(&weight[row * kw..][..kw]);
-    }
+/// The convolution that computes so many joined columns as one: a column's kernel lies a stride further right than the last.
+pub(super) fn joined_shape(shape: &Conv2d, joined: usize) -> Conv2d {
+    let ([kh, kw], [sy, sx]) = (shape.kernel, shape.stride);
     Conv2d {
         c_out: joined * shape.c_out,
-        kernel: [kh, width],
+        kernel: [kh, kw + (joined - 1) * sx],
+        stride: [sy, joined * sx],
         ..*shape
+    }
+}
+
+/// Its weight.
+fn join(shape: &Conv2d, wide: &Conv2d, weight: &[f32], to: &mut AlignedBuf) {
+    let to = to.resize(wide.weight_len());
+    to.fill(0.0);
+    // Rows of the kernels of all outputs and inputs, column after column.
+    let ([kh, kw], rows) = (shape.kernel, shape.c_out * shape.c_in);
+    for (at, to) in to.chunks_exact_mut(wide.kernel[1]).enumerate() {
+        let (column, row) = (at / (rows * kh), at % (rows * kh));
+        to[column * shape.stride[1]..][..kw].copy_from_slice(&weight[row * kw..][..kw]);
     }
 }
 
@@ -210,13 +213,13 @@ impl Indirect {
         self.phases[0].spread(&positions, output, shape.stride);
         if self.joined > 1 {
             let mut dense = std::mem::take(&mut self.dense);
-            let wide = join(shape, self.joined, weight, &mut dense);
+            let wide = joined_shape(shape, self.joined);
+            join(shape, &wide, weight, &mut dense);
             let taps: Vec<usize> = (0..wide.taps()).collect();
             self.set_phase(1, &wide, &dense, &taps, true);
             self.dense = dense;
-            let [sy, sx] = shape.stride;
             let grid = [output[0], output[1] / self.joined];
-            self.phases[1].spread(&positions, grid, [sy, sx * self.joined]);
+            self.phases[1].spread(&positions, grid, wide.stride);
         }
         self.phases.truncate(if self.joined > 1 { 2 } else { 1 });
     }
