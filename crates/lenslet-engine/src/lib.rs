@@ -29,6 +29,7 @@
 //! # Ok::<(), lenslet_engine::EngineError>(())
 //! ```
 
+mod batch;
 mod error;
 mod fuse;
 mod passes;
