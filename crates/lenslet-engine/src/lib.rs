@@ -29,7 +29,6 @@
 //! # Ok::<(), lenslet_engine::EngineError>(())
 //! ```
 
-mod batch;
 mod error;
 mod fuse;
 mod passes;

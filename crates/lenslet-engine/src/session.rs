@@ -9,7 +9,6 @@ use lenslet_graph::{Field, Graph, Outputs};
 use lenslet_kernels::AlignedBuf;
 
 use crate::EngineError;
-use crate::batch::images_at_once;
 use crate::fuse::{Fusions, fuse};
 use crate::passes::{PassInfo, Tally};
 use crate::plan::{Plan, plan};
@@ -70,8 +69,7 @@ pub struct Engine;
 
 impl Engine {
     /// Compiles a model for inputs of shape `[N, …]`. A session takes any number of images, `N` at
-    /// a time, or fewer where their feature maps would not stay in the caches ([`Session::input`] says
-    /// how many); another size of images needs another session.
+    /// a time; another size of images needs another session.
     ///
     /// # Errors
     ///
@@ -80,29 +78,9 @@ impl Engine {
         model: &M,
         input: [usize; D],
         options: &Options,
-        forward: impl Fn(&M, Tensor<D>) -> O,
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
     ) -> Result<Session, EngineError> {
-        Self::compile_graph(Self::capture(model, input, forward)?, options)
-    }
-
-    /// Captures a model for [`compile_graph`](Self::compile_graph), for as many of the `N` images as are best computed together.
-    ///
-    /// # Errors
-    ///
-    /// When the model cannot be captured.
-    pub fn capture<M: Module, O: Into<Outputs>, const D: usize>(
-        model: &M,
-        mut input: [usize; D],
-        forward: impl Fn(&M, Tensor<D>) -> O,
-    ) -> Result<Graph, EngineError> {
-        let graph = Graph::capture(model, input, &forward)?;
-        let images = images_at_once(&graph);
-        if input.first() == Some(&images) {
-            return Ok(graph);
-        }
-        drop(graph);
-        input[0] = images;
-        Ok(Graph::capture(model, input, forward)?)
+        Self::compile_graph(Graph::capture(model, input, forward)?, options)
     }
 
     /// Compiles a captured graph with one input. The memory of a weight goes back as soon as it is packed, if nobody else holds it: drop

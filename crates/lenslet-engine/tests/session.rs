@@ -45,31 +45,6 @@ fn any_number_of_images() {
 }
 
 #[test]
-fn as_many_images_at_once_as_the_caches_hold() {
-    let at_once = |name, batch| session(name, batch, &Options::default()).input()[0];
-    assert_eq!(at_once("mobilenet_v2", 4), 4);
-    // 9 MB of weights, and 0.8 MB of maps an image.
-    let many = at_once("mobilenet_v2", 60);
-    assert!((2..60).contains(&many) && 60 % many == 0, "{many}");
-    // Weights that come from memory anyway are better read once.
-    assert_eq!(at_once("resnet18", 60), 60);
-    // The output is the same, part after part.
-    let images = input("images", 60 * IMAGE);
-    let (parts, one) = (
-        session("mobilenet_v2", 60, &Options::default()),
-        session("mobilenet_v2", 1, &Options::default()),
-    );
-    let (together, last) = (
-        parts.run(&images).unwrap(),
-        one.run(&images[59 * IMAGE..]).unwrap(),
-    );
-    assert_eq!(together.len(), 600);
-    for (a, b) in last.iter().zip(&together[590..]) {
-        assert!((a - b).abs() <= 1e-4, "{a} {b}");
-    }
-}
-
-#[test]
 fn threads_at_once_and_any_number_of_them() {
     let session = session("resnet18", 1, &Options::default());
     let images = input("images", 8 * IMAGE);

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use lenslet_engine::{Engine, EngineError, Options, Session};
-use lenslet_graph::Outputs;
+use lenslet_graph::{Graph, Outputs};
 use lenslet_models::{ImageModel, Model, Output};
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +31,13 @@ pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
     }
 }
 
-/// Compiles a model for images of shape `[N, C, H, W]`, at most `N` at a time. The model ends here, so that the memory of each weight goes back when it is
+/// Compiles a model for images of shape `[N, C, H, W]`. The model ends here, so that the memory of each weight goes back when it is
 /// packed.
 ///
 /// # Errors
 /// When the model cannot take images of that size.
 pub fn compile(model: Model, shape: [usize; 4], options: &Options) -> Result<Session, EngineError> {
-    let graph = Engine::capture(&model, shape, outputs)?;
+    let graph = Graph::capture(&model, shape, outputs)?;
     drop(model);
     Engine::compile_graph(graph, options)
 }
@@ -66,7 +66,7 @@ enum Kind {
 }
 
 impl Runner {
-    /// Gives `model`'s logits. `input` is `[N, C, H, W]`; at most `N` pictures are computed together where
+    /// Gives `model`'s logits. `input` is `[N, C, H, W]`; `N` pictures are computed together where
     /// the model is compiled, and any number can be given.
     ///
     /// # Errors

@@ -68,11 +68,10 @@ pub fn of_session(session: &Session, x: &[f32], seconds: f64, order: LayerOrder)
     }
     report::print(table)?;
     report::print(format!(
-        "{:.3} ms in {} steps, images at once: {}. This machine: {:.0} GFLOP/s, {:.1} GB/s. Winograd's steps do fewer \
+        "{:.3} ms in {} steps. This machine: {:.0} GFLOP/s, {:.1} GB/s. Winograd's steps do fewer \
          operations than are counted, and what lies in a cache is faster than memory.",
         total * 1e3,
         steps.len(),
-        session.input()[0],
         operations / 1e9,
         bandwidth / 1e9
     ))
