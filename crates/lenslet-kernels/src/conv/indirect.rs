@@ -119,8 +119,11 @@ pub(super) struct Indirect {
 /// rows whole only gets that much wider, while more of a vector is filled.
 pub(super) fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
     let (lanes, _) = geometry(isa);
-    // Each column more makes the rows longer by a stride; beyond twice the kernel that costs what it brings.
-    let most = (lanes / shape.c_out).min(1 + shape.kernel[1] / shape.stride[1]);
+    // A column more makes the rows longer by a stride, which must be less than a kernel of its own.
+    let most = match shape.stride[1] < shape.kernel[1] {
+        true => lanes / shape.c_out,
+        false => 1,
+    };
     (2..=most)
         .rev()
         .find(|&m| columns.is_multiple_of(m))
