@@ -13,11 +13,12 @@ pub(crate) enum Pass {
     FuseResiduals,
     FuseGates,
     ConcatInPlace,
+    Strips,
     PermuteAsView,
 }
 
 /// Names and descriptions, in the order of [`Pass`].
-const ALL: [(&str, &str); 10] = [
+const ALL: [(&str, &str); 11] = [
     (
         "fold-constants",
         "nodes that do not depend on the input are computed once",
@@ -53,6 +54,10 @@ const ALL: [(&str, &str); 10] = [
     (
         "concat-in-place",
         "layers write into their slice of the concatenation behind them",
+    ),
+    (
+        "strips",
+        "depthwise convolutions and the 1 x 1 convolutions beside them are computed a few rows at a time",
     ),
     (
         "permute-as-view",

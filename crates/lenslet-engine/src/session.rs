@@ -31,6 +31,9 @@ pub struct Options {
     pub fuse_gates: bool,
     /// Whether layers write straight into the concatenation that joins them.
     pub concat_in_place: bool,
+    /// A depthwise convolution is computed strip by strip together with the 1 x 1 convolutions beside it where the map that it reads
+    /// has so many bytes, in all images, and work for some threads; always if this is 0.
+    pub strips_from: usize,
 }
 
 impl Default for Options {
@@ -43,6 +46,8 @@ impl Default for Options {
             fuse_residuals: true,
             fuse_gates: true,
             concat_in_place: true,
+            // A map of 28 x 28 pixels and 192 channels was faster in strips, on processors whose second cache level has 2 MB a core.
+            strips_from: 512 << 10,
         }
     }
 }
@@ -56,6 +61,10 @@ impl Options {
             "fuse-residuals" => &mut self.fuse_residuals,
             "fuse-gates" => &mut self.fuse_gates,
             "concat-in-place" => &mut self.concat_in_place,
+            "strips" => {
+                self.strips_from = usize::MAX;
+                return true;
+            }
             _ => return false,
         };
         *flag = false;

@@ -2,10 +2,10 @@
 
 use lenslet_graph::{Field, Graph, GraphError, reference};
 use lenslet_kernels::{
-    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Epilogue, Factor,
-    InOut, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d, PackedConv, PackedMatrix,
-    Residual, ResidualPosition, Resize2d, Scaling, ScoreBias, Scratch, activation_forward,
-    add_forward, affine, channels_last, log_softmax, softmax,
+    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, Epilogue,
+    Factor, InOut, InvertedResidual, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d,
+    PackedConv, PackedMatrix, Part, Residual, ResidualPosition, Resize2d, Scaling, ScoreBias,
+    Scratch, activation_forward, add_forward, affine, channels_last, log_softmax, softmax,
 };
 
 use crate::view::{Place, Rows, View};
@@ -23,6 +23,14 @@ pub(crate) struct Step {
     pub field: Field,
 }
 
+/// A convolution of several that are computed together.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub packed: Box<PackedConv>,
+    pub bias: Option<Vec<f32>>,
+    pub activation: Activation,
+}
+
 #[derive(Debug)]
 pub(crate) enum Call {
     Conv {
@@ -34,6 +42,15 @@ pub(crate) enum Call {
         bias: Option<Vec<f32>>,
         residual: Option<Rows>,
         activation: Activation,
+    },
+    /// A depthwise convolution with the 1 x 1 convolutions beside it.
+    Strips {
+        expand: Option<Stage>,
+        depthwise: Stage,
+        project: Option<Stage>,
+        n: usize,
+        x: Rows,
+        residual: Option<Rows>,
     },
     Linear {
         packed: PackedMatrix,
@@ -111,11 +128,25 @@ pub(crate) enum Call {
     },
 }
 
+impl Stage {
+    fn part(&self) -> Part<'_> {
+        Part {
+            conv: &self.packed,
+            epilogue: Epilogue {
+                bias: self.bias.as_deref(),
+                activation: self.activation,
+                ..Epilogue::NONE
+            },
+        }
+    }
+}
+
 impl Call {
     /// The kernel's name.
     pub fn kernel(&self) -> &'static str {
         match self {
             Call::Conv { packed, .. } => packed.algorithm().name(),
+            Call::Strips { .. } => "strips",
             Call::Linear { .. } => "product",
             Call::Affine { .. } => "affine",
             Call::Activate { .. } => "activation",
@@ -139,7 +170,7 @@ impl Call {
             Call::Conv {
                 x, gate, residual, ..
             } => [Some(*x), *gate, *residual].into_iter().flatten().collect(),
-            Call::Linear { x, residual, .. } => {
+            Call::Linear { x, residual, .. } | Call::Strips { x, residual, .. } => {
                 [Some(*x), *residual].into_iter().flatten().collect()
             }
             Call::Add { a, b, .. } => vec![*a, *b],
@@ -170,6 +201,19 @@ impl Call {
         self.rows().into_iter().map(|rows| rows.place)
     }
 
+    /// The convolutions of a call that computes several together.
+    fn stages(&self) -> [Option<&Stage>; 3] {
+        match self {
+            Call::Strips {
+                expand,
+                depthwise,
+                project,
+                ..
+            } => [expand.as_ref(), Some(depthwise), project.as_ref()],
+            _ => [None; 3],
+        }
+    }
+
     /// How many numbers the call reads, weights included.
     pub fn numbers_read(&self) -> usize {
         self.weights()
@@ -185,6 +229,11 @@ impl Call {
         let len = |numbers: &Option<Vec<f32>>| numbers.as_ref().map_or(0, Vec::len);
         match self {
             Call::Conv { packed, bias, .. } => packed.shape().weight_len() + len(bias),
+            Call::Strips { .. } => {
+                let stages = self.stages().into_iter().flatten();
+                let weights = |stage: &Stage| stage.packed.shape().weight_len();
+                stages.map(|stage| weights(stage) + len(&stage.bias)).sum()
+            }
             Call::Linear { packed, bias, .. } => {
                 packed.shape().into_iter().product::<usize>() + len(bias)
             }
@@ -197,7 +246,11 @@ impl Call {
     /// Multiply-accumulates of the definition.
     pub fn macs(&self) -> usize {
         match self {
-            Call::Conv { packed, n, .. } => packed.shape().macs() / packed.shape().n.max(1) * n,
+            Call::Conv { packed, n, .. } => macs(packed.shape(), *n),
+            Call::Strips { n, .. } => {
+                let stages = self.stages().into_iter().flatten();
+                stages.map(|stage| macs(stage.packed.shape(), *n)).sum()
+            }
             Call::Linear { packed, x, .. } => {
                 x.rows * packed.shape().into_iter().product::<usize>()
             }
@@ -218,11 +271,13 @@ impl Call {
                 .flatten()
                 .map(|rows| &mut rows.place)
                 .collect(),
-            Call::Linear { x, residual, .. } => [Some(x), residual.as_mut()]
-                .into_iter()
-                .flatten()
-                .map(|rows| &mut rows.place)
-                .collect(),
+            Call::Linear { x, residual, .. } | Call::Strips { x, residual, .. } => {
+                [Some(x), residual.as_mut()]
+                    .into_iter()
+                    .flatten()
+                    .map(|rows| &mut rows.place)
+                    .collect()
+            }
             Call::Add { a, b, .. } => vec![&mut a.place, &mut b.place],
             Call::Scale { x, factor, .. } => vec![&mut x.place, &mut factor.place],
             Call::Attention { qkv, bias, .. } => {
@@ -245,6 +300,11 @@ impl Call {
             **at = place(**at);
         }
     }
+}
+
+/// Multiply-accumulates of a convolution over `n` images.
+fn macs(shape: &Conv2d, n: usize) -> usize {
+    shape.macs() / shape.n.max(1) * n
 }
 
 /// The memory of one run.
@@ -357,6 +417,23 @@ impl Step {
                     }
                     None => packed.run(*n, x, y, scratch, &epilogue)?,
                 }
+            }
+            Call::Strips {
+                expand,
+                depthwise,
+                project,
+                n,
+                x,
+                residual,
+            } => {
+                let mut block = InvertedResidual {
+                    expand: expand.as_ref().map(Stage::part),
+                    depthwise: depthwise.part(),
+                    project: project.as_ref().map(Stage::part),
+                };
+                let last = block.project.as_mut().unwrap_or(&mut block.depthwise);
+                last.epilogue.residual = memory.residual(*residual);
+                block.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld))?;
             }
             Call::Linear {
                 packed,

@@ -204,9 +204,12 @@ proptest! {
     #[test]
     fn compiled_is_what_burn_computes(
         layers in prop::collection::vec((0..KINDS, 0usize..20, 0usize..20, 0usize..20), 1..10),
-        n in 1usize..3, c in 1usize..9, h in 4usize..14, w in 4usize..14, exact: bool, plain: bool,
+        n in 1usize..3, c in 1usize..9, h in 4usize..14, w in 4usize..14, exact: bool, plain: bool, strips: bool,
     ) {
         let mut options = Options { exact, ..Options::default() };
+        if strips {
+            options.strips_from = 0;
+        }
         if plain {
             for pass in ["fold-norms", "fuse-residuals", "concat-in-place"] {
                 prop_assert!(options.leave_out(pass));
@@ -224,6 +227,30 @@ fn every_kind_of_layer_is_tried_with_every_other() {
             check(&layers, [2, 6, 8, 9], &Options::default());
         }
     }
+}
+
+#[test]
+fn strips_join_a_depthwise_convolution_with_its_neighbours() {
+    let kernels = |layers: &[Layer], strips_from| {
+        let options = Options {
+            strips_from,
+            ..Options::default()
+        };
+        let steps = check(layers, [2, 6, 8, 9], &options);
+        (
+            steps.iter().filter(|step| step.kernel == "strips").count(),
+            steps.len(),
+        )
+    };
+    let (point, depth, sum) = ((0, 2, 0, 0), (2, 0, 1, 0), (7, 0, 0, 0));
+    let all = [point, depth, point];
+    let (none, apart) = kernels(&all, usize::MAX);
+    assert_eq!(none, 0);
+    assert_eq!(kernels(&all, 0), (1, apart - 2));
+    assert_eq!(kernels(&[point, depth, depth, point], 0).0, 2);
+    assert_eq!(kernels(&[depth, depth], 0).0, 0);
+    // Each map of these is read twice, by the sum too.
+    assert_eq!(kernels(&[point, (2, 0, 0, 0), sum, point], 0).0, 0);
 }
 
 #[test]

@@ -82,12 +82,14 @@ fn every_fusion_changes_nothing_but_the_steps() {
         fuse_residuals: false,
         fuse_gates: false,
         concat_in_place: false,
+        strips_from: usize::MAX,
         exact: true,
     };
     let image = input("image", IMAGE);
     for name in [
         "resnet18",
         "efficientnet_b0",
+        "mobilenet_v2",
         "densenet121",
         "convnext_tiny",
         "googlenet",
@@ -113,6 +115,12 @@ fn every_fusion_changes_nothing_but_the_steps() {
                 assert!((a - b).abs() <= 1e-5 * largest, "{name} {i}: {a} {b}");
             }
         }
+        let in_strips = Options {
+            strips_from: 0,
+            ..off.clone()
+        };
+        let found = session(name, 1, &in_strips).run(&image).unwrap();
+        assert_eq!(found, expected, "{name}: strips change no number");
         let all = session(name, 1, &Options::default());
         assert!(all.steps().len() < plain.steps().len(), "{name}");
     }

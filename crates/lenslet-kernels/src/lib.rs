@@ -50,7 +50,10 @@ pub use attention::{Attention, AttentionGradients, AttentionSaved, ScoreBias};
 pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
 pub use columns::InOut;
-pub use conv::{Algorithm, Conv2d, ConvTranspose2d, PackedConv, Pass, column_sums};
+pub use conv::{
+    Algorithm, Conv2d, ConvTranspose2d, InvertedResidual, PackedConv, Part, Pass, column_sums,
+    strip_chunks,
+};
 pub use elementwise::{
     AdamW, Factor, Saved, Scaling, Sgd, activation_backward, activation_forward, add_forward,
     add_scaled, dropout, dropout_mask, scale_in_place, sum_of_squares,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lenslet_graph::{Field, Graph, Op, ValueId};
+use lenslet_graph::{Field, Graph, Node, Op, ValueId};
 use lenslet_kernels::{
     Activation, Algorithm, Conv2d, ConvTranspose2d, Matrix, PackedConv, PackedMatrix, Pass,
 };
@@ -14,7 +14,10 @@ use crate::view::{Place, Rows, View};
 use crate::weight::Weight;
 use crate::{EngineError, Options};
 
+use strips::Member;
+
 mod nodes;
+mod strips;
 mod views;
 
 /// What a session needs to run.
@@ -58,10 +61,15 @@ pub(crate) fn plan(
     if options.concat_in_place {
         planner.find_homes(&layers);
     }
-    for layer in layers {
+    let blocks = planner.find_blocks(&layers);
+    for (i, layer) in layers.iter().enumerate() {
         planner.name.clone_from(&layer.name);
         planner.field.clone_from(&fields[layer.output.index()]);
-        let view = planner.layer(&layer)?;
+        let view = match blocks.of(i) {
+            Member::Inner => continue,
+            Member::Last(block) => planner.block(block, &layers)?,
+            Member::None => planner.layer(layer)?,
+        };
         planner.views.insert(layer.output, view);
     }
     planner.finish()
@@ -261,6 +269,29 @@ impl Planner<'_> {
         Ok(view)
     }
 
+    /// The weights of a convolution's node, packed; their own memory is given back.
+    fn packed(&mut self, node: usize, weight: &Weight) -> Result<PackedConv, EngineError> {
+        let numbers = weight.numbers(self.graph)?;
+        let node = &self.graph.nodes()[node];
+        let packed = match conv_shape(self.graph, node) {
+            Some(shape) => {
+                let algorithm = self.options.algorithm(&shape, Pass::Forward);
+                PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &numbers)
+            }
+            None => transposed_shape(self.graph, node)
+                .convolution()
+                .and_then(|shape| {
+                    let algorithm = self.options.algorithm(&shape, Pass::InputGradient);
+                    PackedConv::with_algorithm(&shape, Pass::InputGradient, algorithm, &numbers)
+                }),
+        };
+        drop(numbers);
+        let mut packed = packed.map_err(|e| self.kernel(e))?;
+        packed.settle();
+        self.forget(weight.id);
+        Ok(packed)
+    }
+
     fn conv(
         &mut self,
         node: usize,
@@ -269,64 +300,10 @@ impl Planner<'_> {
         tail: &Tail,
         output: ValueId,
     ) -> Result<View, EngineError> {
-        let node = self.graph.nodes()[node].clone();
-        let numbers = weight.numbers(self.graph)?;
-        let [n, c, h, w] = self.shape(node.inputs[0])[..] else {
-            unreachable!("a convolution reads a feature map")
-        };
-        let out = self.shape(node.output)[1];
-        let kernel = [2, 3].map(|d| self.shape(node.inputs[1])[d]);
-        let packed = match node.op {
-            Op::Conv2d {
-                stride,
-                padding: [(top, bottom), (left, right)],
-                dilation,
-                groups,
-            } => {
-                let shape = Conv2d {
-                    n,
-                    h,
-                    w,
-                    c_in: c,
-                    c_out: out,
-                    kernel,
-                    stride,
-                    padding: [top, left, bottom, right],
-                    dilation,
-                    groups,
-                };
-                let algorithm = self.options.algorithm(&shape, Pass::Forward);
-                PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &numbers)
-            }
-            Op::ConvTranspose2d {
-                stride,
-                padding: [rows, cols],
-                output_padding,
-                dilation,
-                groups,
-            } => {
-                let transposed = ConvTranspose2d {
-                    input: [n, h, w, c],
-                    c_out: out,
-                    kernel,
-                    stride,
-                    padding: [rows, cols, rows, cols],
-                    output_padding,
-                    dilation,
-                    groups,
-                };
-                transposed.convolution().and_then(|shape| {
-                    let algorithm = self.options.algorithm(&shape, Pass::InputGradient);
-                    PackedConv::with_algorithm(&shape, Pass::InputGradient, algorithm, &numbers)
-                })
-            }
-            _ => unreachable!("called for convolutions"),
-        };
-        drop(numbers);
-        let mut packed = packed.map_err(|e| self.kernel(e))?;
-        packed.settle();
-        self.forget(weight.id);
-        let x = self.pixels(gate.map_or(node.inputs[0], |gate| gate.x))?;
+        let packed = self.packed(node, weight)?;
+        let input = self.graph.nodes()[node].inputs[0];
+        let n = self.shape(input)[0];
+        let x = self.pixels(gate.map_or(input, |gate| gate.x))?;
         let gate = match gate {
             Some(gate) => Some(self.dense_pixels(gate.by)?),
             None => None,
@@ -391,6 +368,61 @@ impl Planner<'_> {
             slots,
             needs_graph,
         })
+    }
+}
+
+/// The shape of a convolution's node; none of a transposed one's.
+fn conv_shape(graph: &Graph, node: &Node) -> Option<Conv2d> {
+    let Op::Conv2d {
+        stride,
+        padding: [(top, bottom), (left, right)],
+        dilation,
+        groups,
+    } = node.op
+    else {
+        return None;
+    };
+    let [n, c_in, h, w] = graph.value(node.inputs[0]).shape[..] else {
+        return None;
+    };
+    Some(Conv2d {
+        n,
+        h,
+        w,
+        c_in,
+        c_out: graph.value(node.output).shape[1],
+        kernel: [2, 3].map(|d| graph.value(node.inputs[1]).shape[d]),
+        stride,
+        padding: [top, left, bottom, right],
+        dilation,
+        groups,
+    })
+}
+
+/// The shape of a transposed convolution's node.
+fn transposed_shape(graph: &Graph, node: &Node) -> ConvTranspose2d {
+    let Op::ConvTranspose2d {
+        stride,
+        padding: [rows, cols],
+        output_padding,
+        dilation,
+        groups,
+    } = node.op
+    else {
+        unreachable!("called for convolutions")
+    };
+    let [n, c, h, w] = graph.value(node.inputs[0]).shape[..] else {
+        unreachable!("a convolution reads a feature map")
+    };
+    ConvTranspose2d {
+        input: [n, h, w, c],
+        c_out: graph.value(node.output).shape[1],
+        kernel: [2, 3].map(|d| graph.value(node.inputs[1]).shape[d]),
+        stride,
+        padding: [rows, cols, rows, cols],
+        output_padding,
+        dilation,
+        groups,
     }
 }
 

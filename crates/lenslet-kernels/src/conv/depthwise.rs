@@ -158,10 +158,46 @@ impl Depthwise {
                         y,
                         post: &post,
                         rows: i * rows / chunks..(i + 1) * rows / chunks,
+                        first: [0, 0],
                     },
                 );
             });
         }
+    }
+
+    /// Computes some rows of the output of a forward pass, counted through all images, on the calling thread; `x` and `y` begin with
+    /// the rows `first` of input and output, counted likewise.
+    ///
+    /// # Safety
+    ///
+    /// Input, output and post must cover these rows of the output and what they see.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run_rows(
+        &self,
+        rows: std::ops::Range<usize>,
+        c: usize,
+        x: Matrix<'_>,
+        input: [usize; 2],
+        output: [usize; 2],
+        y: Output,
+        post: &Post,
+        first: [usize; 2],
+    ) {
+        dispatch_on(
+            self.isa,
+            RowsKernel {
+                weights: self,
+                phase: &self.phases[0],
+                c,
+                x,
+                input,
+                output,
+                y,
+                post,
+                rows,
+                first,
+            },
+        );
     }
 }
 
@@ -194,6 +230,8 @@ struct RowsKernel<'a> {
     y: Output,
     post: &'a Post,
     rows: std::ops::Range<usize>,
+    /// The rows of input and output that `x` and `y` begin with, counted likewise.
+    first: [usize; 2],
 }
 
 impl Kernel for RowsKernel<'_> {
@@ -215,15 +253,17 @@ impl Kernel for RowsKernel<'_> {
             let y = (row * phase.in_step[0]) as isize;
             let inside = |dy: isize| (0..h as isize).contains(&(y + dy));
             let out_row = row * phase.out_step[0] + phase.out_offset[0];
-            let first_pixel =
-                (image * self.output[0] + out_row) * self.output[1] + phase.out_offset[1];
+            let out_row = image * self.output[0] + out_row - self.first[1];
+            let first_pixel = out_row * self.output[1] + phase.out_offset[1];
+            // Of the row under the first row of taps, which may lie above the image.
+            let top = (image * h) as isize + y - self.first[0] as isize;
             let tap_rows = phase
                 .tap_rows
                 .iter()
                 .filter(|tap| inside(tap.0))
                 .map(|&(dy, ky)| {
                     (
-                        (y + dy) as usize * w,
+                        (top + dy) as usize * w,
                         ky * phase.kernel_width * self.weights.padded,
                     )
                 });
@@ -240,7 +280,7 @@ impl Kernel for RowsKernel<'_> {
                 let repeats = (left / (vectors * S::LANES)).max(1);
                 if let Some(tap_weights) = tap_weights.filter(|_| left >= S::LANES) {
                     let strip = Strip {
-                        x: data.wrapping_add(image * h * w * ld + c),
+                        x: data.wrapping_add(c),
                         ld,
                         w,
                         tap_rows: &strip_rows,
@@ -271,10 +311,10 @@ impl Kernel for RowsKernel<'_> {
                     let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
                     let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
                     let tile = ColumnTile {
-                        x: data.wrapping_add(image * h * w * ld + c),
+                        x: data.wrapping_add(c),
                         ld,
                         w,
-                        y,
+                        y: top,
                         x0,
                         step: phase.in_step[1],
                         weights: self.weights.weights.as_ptr().wrapping_add(c),
@@ -314,8 +354,8 @@ impl Kernel for RowsKernel<'_> {
                 .clone()
                 .flat_map(|row| {
                     let (image, row) = (row / grid_h, row % grid_h);
-                    let row =
-                        image * self.output[0] + row * phase.out_step[0] + phase.out_offset[0];
+                    let row = row * phase.out_step[0] + phase.out_offset[0];
+                    let row = image * self.output[0] + row - self.first[1];
                     let first = row * self.output[1] + phase.out_offset[1];
                     (0..grid_w).map(move |col| first + col * phase.out_step[1])
                 })
@@ -331,7 +371,7 @@ impl Kernel for RowsKernel<'_> {
 
 /// Seven output columns of one row.
 struct ColumnTile<'a> {
-    /// The image's first pixel, at the tile's first channel.
+    /// The input's first pixel, at the tile's first channel.
     x: *const f32,
     ld: usize,
     w: usize,

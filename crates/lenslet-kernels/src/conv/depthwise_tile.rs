@@ -13,7 +13,7 @@ pub(super) const WIDEST: usize = 7;
 
 /// All columns of one output row, for one or two vectors of channels.
 pub(super) struct Strip<'a> {
-    /// The image's pixel 0, at the first channel.
+    /// The input's pixel 0, at the first channel.
     pub x: *const f32,
     pub ld: usize,
     /// Width of the input.

@@ -347,24 +347,8 @@ impl Indirect {
         padded: &mut AlignedBuf,
     ) {
         if shape.is_pointwise() {
-            let phase = &self.phases[0];
-            let rows = MatrixRows {
-                data: x.data.as_ptr(),
-                ld: x.ld,
-                count: n * input[0] * input[1],
-            };
-            let weights = &phase.packed;
-            let product = Product {
-                rows: &rows,
-                taps: 1,
-                weights,
-                output: y,
-                post: Some(post),
-                accumulate: false,
-                group_steps: [weights.k, weights.panels.n],
-            };
             // SAFETY: the caller's promise.
-            unsafe { product.run() };
+            unsafe { self.run_rows(n * input[0] * input[1], x, y, post) };
             return;
         }
         let (data, ld, input) = if self.kernel_rows {
@@ -435,6 +419,30 @@ impl Indirect {
 }
 
 impl Indirect {
+    /// Runs a pointwise convolution over `count` pixels.
+    ///
+    /// # Safety
+    ///
+    /// Input, output and post must cover so many.
+    pub unsafe fn run_rows(&self, count: usize, x: Matrix<'_>, y: Output, post: Post) {
+        let weights = &self.phases[0].packed;
+        let product = Product {
+            rows: &MatrixRows {
+                data: x.data.as_ptr(),
+                ld: x.ld,
+                count,
+            },
+            taps: 1,
+            weights,
+            output: y,
+            post: Some(post),
+            accumulate: false,
+            group_steps: [weights.k, weights.panels.n],
+        };
+        // SAFETY: the caller's promise.
+        unsafe { product.run() };
+    }
+
     /// Runs a pointwise convolution over `n` images of `pixels` rows, each times its own factors for the input channels.
     ///
     /// # Safety

@@ -16,20 +16,20 @@ use crate::simd::Isa;
 /// Packing again (in training, after every step) reuses the memory.
 #[derive(Debug)]
 pub struct PackedConv {
-    shape: Conv2d,
+    pub(super) shape: Conv2d,
     /// Output height and width of the forward pass.
-    output: [usize; 2],
+    pub(super) output: [usize; 2],
     pass: Pass,
     algorithm: Algorithm,
-    weights: Weights,
+    pub(super) weights: Weights,
 }
 
 /// The memory of every algorithm; that of the one in use holds the weights.
 #[derive(Debug)]
-struct Weights {
-    indirect: Indirect,
+pub(super) struct Weights {
+    pub indirect: Indirect,
     winograd: Winograd,
-    depthwise: Depthwise,
+    pub depthwise: Depthwise,
 }
 
 impl PackedConv {
@@ -215,6 +215,11 @@ impl PackedConv {
             },
         }
         Ok(())
+    }
+
+    /// Whether it is the forward pass of a depthwise convolution by the kernel for those.
+    pub fn is_depthwise(&self) -> bool {
+        self.pass == Pass::Forward && self.algorithm == Algorithm::Depthwise
     }
 
     /// Whether [`PackedConv::run_gated`] serves this convolution: forward, 1 x 1, one group.

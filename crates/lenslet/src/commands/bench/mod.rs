@@ -172,7 +172,7 @@ fn compiled(
             return Err(TrainError::Setting {
                 setting: "--without",
                 found: pass.clone(),
-                expected: "fold-norms, fuse-activations, fuse-residuals, fuse-gates and concat-in-place can be left out",
+                expected: "fold-norms, fuse-activations, fuse-residuals, fuse-gates, concat-in-place and strips can be left out",
             }
             .into());
         }

@@ -1,0 +1,174 @@
+//! Depthwise convolutions that are computed together with the 1 x 1 convolutions around them.
+
+use std::collections::HashMap;
+
+use lenslet_graph::ValueId;
+use lenslet_kernels::{Algorithm, Conv2d, Pass, strip_chunks};
+
+use super::{Planner, conv_shape};
+use crate::EngineError;
+use crate::fuse::{Kind, Layer, Tail};
+use crate::passes;
+use crate::step::{Call, Stage};
+use crate::view::{Place, View};
+
+/// Layers that become one step, by their places in the list of all.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    expand: Option<usize>,
+    depthwise: usize,
+    project: Option<usize>,
+}
+
+/// Which layers become one step with others.
+#[derive(Debug, Default)]
+pub(super) struct Blocks(HashMap<usize, Option<Block>>);
+
+/// What a layer is to its block.
+pub(super) enum Member<'a> {
+    /// It has none.
+    None,
+    /// Computed when the last is.
+    Inner,
+    /// Where the block is computed.
+    Last(&'a Block),
+}
+
+impl Blocks {
+    pub fn of(&self, layer: usize) -> Member<'_> {
+        match self.0.get(&layer) {
+            None => Member::None,
+            Some(None) => Member::Inner,
+            Some(Some(block)) => Member::Last(block),
+        }
+    }
+}
+
+/// Chunks that keep a few threads busy.
+const CHUNKS: usize = 4;
+
+/// Whether a depthwise convolution is computed in strips with its neighbours: where the map that it reads has `from` bytes in all images,
+/// and enough chunks; always if `from` is 0.
+fn pays(depthwise: &Conv2d, from: usize) -> bool {
+    let Conv2d { n, h, w, c_in, .. } = *depthwise;
+    let bytes = n * h * w * c_in * size_of::<f32>();
+    from == 0 || bytes >= from && n * strip_chunks(n, depthwise) >= CHUNKS
+}
+
+impl Planner<'_> {
+    /// Finds the depthwise convolutions that are computed in strips with their neighbours.
+    pub(super) fn find_blocks(&mut self, layers: &[Layer]) -> Blocks {
+        let mut blocks = Blocks::default();
+        let makes: HashMap<ValueId, usize> = (layers.iter().enumerate())
+            .map(|(i, layer)| (layer.output, i))
+            .collect();
+        let mut reads: HashMap<ValueId, usize> = HashMap::new();
+        for (i, layer) in layers.iter().enumerate() {
+            if let Some((_, input, _)) = self.plain_conv(layer) {
+                reads.insert(input, i);
+            }
+        }
+        for (i, layer) in layers.iter().enumerate() {
+            let Some((shape, input, tail)) = self.plain_conv(layer) else {
+                continue;
+            };
+            let algorithm = self.options.algorithm(&shape, Pass::Forward);
+            if algorithm != Algorithm::Depthwise
+                || tail.residual.is_some()
+                || !pays(&shape, self.options.strips_from)
+            {
+                continue;
+            }
+            let pointwise = |i: usize| {
+                let (shape, _, tail) = self.plain_conv(&layers[i])?;
+                let pointwise =
+                    Conv2d::new([shape.n, shape.h, shape.w, shape.c_in], shape.c_out, [1, 1]);
+                (shape == pointwise).then_some((i, tail))
+            };
+            let before = (makes.get(&input).filter(|_| self.read_once(input)))
+                .and_then(|&i| pointwise(i))
+                .filter(|(_, tail)| tail.residual.is_none());
+            let behind = (reads
+                .get(&layer.output)
+                .filter(|_| self.read_once(layer.output)))
+            .and_then(|&i| pointwise(i));
+            let [expand, project] = [before, behind].map(|found| found.map(|(i, _)| i));
+            let members = [expand, Some(i), project].into_iter().flatten();
+            if members.clone().count() == 1 || members.clone().any(|i| blocks.0.contains_key(&i)) {
+                continue;
+            }
+            blocks.0.extend(members.map(|i| (i, None)));
+            let block = Block {
+                expand,
+                depthwise: i,
+                project,
+            };
+            blocks.0.insert(project.unwrap_or(i), Some(block));
+            self.tally.add(passes::Pass::Strips);
+        }
+        blocks
+    }
+
+    /// A convolution without a gate: its shape, what it reads, what happens to its output.
+    fn plain_conv<'l>(&self, layer: &'l Layer) -> Option<(Conv2d, ValueId, &'l Tail)> {
+        let Kind::Conv {
+            node,
+            gate: None,
+            tail,
+            ..
+        } = &layer.kind
+        else {
+            return None;
+        };
+        let node = &self.graph.nodes()[*node];
+        Some((conv_shape(self.graph, node)?, node.inputs[0], tail))
+    }
+
+    fn read_once(&self, id: ValueId) -> bool {
+        self.users[id.index()] == 1 && !self.graph.outputs().contains(&id)
+    }
+
+    /// The layers of a block as one step.
+    pub(super) fn block(&mut self, block: &Block, layers: &[Layer]) -> Result<View, EngineError> {
+        let [first, last] =
+            [block.expand, block.project].map(|i| &layers[i.unwrap_or(block.depthwise)]);
+        let expand = block.expand.map(|i| self.stage(&layers[i])).transpose()?;
+        let depthwise = self.stage(&layers[block.depthwise])?;
+        let project = block.project.map(|i| self.stage(&layers[i])).transpose()?;
+        self.name.clone_from(&first.name);
+        let [(_, input, _), (_, _, tail)] = [first, last].map(|layer| {
+            self.plain_conv(layer)
+                .expect("blocks are made of convolutions")
+        });
+        let n = self.shape(input)[0];
+        let x = self.pixels(input)?;
+        let residual = tail.residual.map(|id| self.pixels(id)).transpose()?;
+        let reads: Vec<Place> = residual.iter().map(|r| r.place).chain([x.place]).collect();
+        let (view, to) = self.map(last.output, &reads);
+        let call = Call::Strips {
+            expand,
+            depthwise,
+            project,
+            n,
+            x,
+            residual,
+        };
+        self.push(call, to);
+        Ok(view)
+    }
+
+    fn stage(&mut self, layer: &Layer) -> Result<Stage, EngineError> {
+        let Kind::Conv {
+            node, weight, tail, ..
+        } = &layer.kind
+        else {
+            unreachable!("blocks are made of convolutions")
+        };
+        self.name.clone_from(&layer.name);
+        Ok(Stage {
+            packed: Box::new(self.packed(*node, weight)?),
+            bias: tail.bias.clone(),
+            activation: tail.activation,
+        })
+    }
+}
