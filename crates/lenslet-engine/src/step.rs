@@ -4,8 +4,9 @@ use lenslet_graph::{Field, Graph, GraphError, reference};
 use lenslet_kernels::{
     Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, Epilogue,
     Factor, InOut, InvertedResidual, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d,
-    PackedConv, PackedMatrix, Part, Residual, ResidualPosition, Resize2d, Scaling, ScoreBias,
-    Scratch, activation_forward, add_forward, affine, channels_last, log_softmax, softmax,
+    PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Residual, ResidualPosition, Resize2d,
+    Scaling, ScoreBias, Scratch, activation_forward, add_forward, affine, channels_last,
+    log_softmax, softmax,
 };
 
 use crate::view::{Place, Rows, View};
@@ -23,10 +24,28 @@ pub(crate) struct Step {
     pub field: Field,
 }
 
-/// A convolution of several that are computed together.
+/// A convolution's packed weights.
+#[derive(Debug)]
+pub(crate) enum Packing {
+    /// Over rows of channels.
+    Pixels(Box<PackedConv>),
+    /// Over planes.
+    Planes(Box<PlanesConv>),
+}
+
+impl Packing {
+    fn shape(&self) -> &Conv2d {
+        match self {
+            Packing::Pixels(conv) => conv.shape(),
+            Packing::Planes(conv) => conv.shape(),
+        }
+    }
+}
+
+/// A convolution and what happens to its output.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    pub packed: Box<PackedConv>,
+    pub packed: Packing,
     pub bias: Option<Vec<f32>>,
     pub activation: Activation,
 }
@@ -34,20 +53,16 @@ pub(crate) struct Stage {
 #[derive(Debug)]
 pub(crate) enum Call {
     Conv {
-        packed: Box<PackedConv>,
+        stage: Stage,
         n: usize,
         x: Rows,
         /// Factors of the input's channels, a row an image.
         gate: Option<Rows>,
-        bias: Option<Vec<f32>>,
         residual: Option<Rows>,
-        activation: Activation,
     },
-    /// A depthwise convolution with the 1 x 1 convolutions beside it.
+    /// A depthwise convolution with the convolutions beside it.
     Strips {
-        expand: Option<Stage>,
-        depthwise: Stage,
-        project: Option<Stage>,
+        block: Box<Block>,
         n: usize,
         x: Rows,
         residual: Option<Rows>,
@@ -128,10 +143,40 @@ pub(crate) enum Call {
     },
 }
 
+/// Convolutions that are computed together.
+#[derive(Debug)]
+pub(crate) struct Block {
+    pub expand: Option<Stage>,
+    pub depthwise: Stage,
+    pub project: Option<Stage>,
+}
+
+impl Block {
+    fn stages(&self) -> impl Iterator<Item = &Stage> {
+        (self.expand.iter())
+            .chain([&self.depthwise])
+            .chain(&self.project)
+    }
+}
+
 impl Stage {
+    /// How many numbers it holds.
+    fn weights(&self) -> usize {
+        self.packed.shape().weight_len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Multiply-accumulates over `n` images.
+    fn macs(&self, n: usize) -> usize {
+        let shape = self.packed.shape();
+        shape.macs() / shape.n.max(1) * n
+    }
+
     fn part(&self) -> Part<'_> {
         Part {
-            conv: &self.packed,
+            conv: match &self.packed {
+                Packing::Pixels(conv) => PartConv::Pixels(conv),
+                Packing::Planes(conv) => PartConv::Planes(conv),
+            },
             epilogue: Epilogue {
                 bias: self.bias.as_deref(),
                 activation: self.activation,
@@ -145,7 +190,10 @@ impl Call {
     /// The kernel's name.
     pub fn kernel(&self) -> &'static str {
         match self {
-            Call::Conv { packed, .. } => packed.algorithm().name(),
+            Call::Conv { stage, .. } => match &stage.packed {
+                Packing::Pixels(conv) => conv.algorithm().name(),
+                Packing::Planes(_) => "planes",
+            },
             Call::Strips { .. } => "strips",
             Call::Linear { .. } => "product",
             Call::Affine { .. } => "affine",
@@ -201,19 +249,6 @@ impl Call {
         self.rows().into_iter().map(|rows| rows.place)
     }
 
-    /// The convolutions of a call that computes several together.
-    fn stages(&self) -> [Option<&Stage>; 3] {
-        match self {
-            Call::Strips {
-                expand,
-                depthwise,
-                project,
-                ..
-            } => [expand.as_ref(), Some(depthwise), project.as_ref()],
-            _ => [None; 3],
-        }
-    }
-
     /// How many numbers the call reads, weights included.
     pub fn numbers_read(&self) -> usize {
         self.weights()
@@ -228,12 +263,8 @@ impl Call {
     pub fn weights(&self) -> usize {
         let len = |numbers: &Option<Vec<f32>>| numbers.as_ref().map_or(0, Vec::len);
         match self {
-            Call::Conv { packed, bias, .. } => packed.shape().weight_len() + len(bias),
-            Call::Strips { .. } => {
-                let stages = self.stages().into_iter().flatten();
-                let weights = |stage: &Stage| stage.packed.shape().weight_len();
-                stages.map(|stage| weights(stage) + len(&stage.bias)).sum()
-            }
+            Call::Conv { stage, .. } => stage.weights(),
+            Call::Strips { block, .. } => block.stages().map(Stage::weights).sum(),
             Call::Linear { packed, bias, .. } => {
                 packed.shape().into_iter().product::<usize>() + len(bias)
             }
@@ -246,11 +277,8 @@ impl Call {
     /// Multiply-accumulates of the definition.
     pub fn macs(&self) -> usize {
         match self {
-            Call::Conv { packed, n, .. } => macs(packed.shape(), *n),
-            Call::Strips { n, .. } => {
-                let stages = self.stages().into_iter().flatten();
-                stages.map(|stage| macs(stage.packed.shape(), *n)).sum()
-            }
+            Call::Conv { stage, n, .. } => stage.macs(*n),
+            Call::Strips { block, n, .. } => block.stages().map(|stage| stage.macs(*n)).sum(),
             Call::Linear { packed, x, .. } => {
                 x.rows * packed.shape().into_iter().product::<usize>()
             }
@@ -300,11 +328,6 @@ impl Call {
             **at = place(**at);
         }
     }
-}
-
-/// Multiply-accumulates of a convolution over `n` images.
-fn macs(shape: &Conv2d, n: usize) -> usize {
-    shape.macs() / shape.n.max(1) * n
 }
 
 /// The memory of one run.
@@ -395,45 +418,41 @@ impl Step {
         let dense = to.rows * to.cols;
         match &self.call {
             Call::Conv {
-                packed,
+                stage,
                 n,
                 x,
                 gate,
-                bias,
                 residual,
-                activation,
             } => {
-                let epilogue = Epilogue {
-                    bias: bias.as_deref(),
-                    residual: memory.residual(*residual),
-                    activation: *activation,
-                    ..Epilogue::NONE
-                };
+                let mut part = stage.part();
+                part.epilogue.residual = memory.residual(*residual);
+                let epilogue = &part.epilogue;
                 let y = MatrixMut::new(y, to.ld);
-                let x = memory.matrix(*x);
-                match gate {
-                    Some(gate) => {
-                        packed.run_gated(*n, x, memory.dense(*gate), y, scratch, &epilogue)?;
+                match (&stage.packed, gate) {
+                    (Packing::Planes(conv), _) => conv.run(*n, memory.dense(*x), y, epilogue)?,
+                    (Packing::Pixels(conv), None) => {
+                        conv.run(*n, memory.matrix(*x), y, scratch, epilogue)?;
                     }
-                    None => packed.run(*n, x, y, scratch, &epilogue)?,
+                    (Packing::Pixels(conv), Some(gate)) => {
+                        let (x, gate) = (memory.matrix(*x), memory.dense(*gate));
+                        conv.run_gated(*n, x, gate, y, scratch, epilogue)?;
+                    }
                 }
             }
             Call::Strips {
-                expand,
-                depthwise,
-                project,
+                block,
                 n,
                 x,
                 residual,
             } => {
-                let mut block = InvertedResidual {
-                    expand: expand.as_ref().map(Stage::part),
-                    depthwise: depthwise.part(),
-                    project: project.as_ref().map(Stage::part),
+                let mut parts = InvertedResidual {
+                    expand: block.expand.as_ref().map(Stage::part),
+                    depthwise: block.depthwise.part(),
+                    project: block.project.as_ref().map(Stage::part),
                 };
-                let last = block.project.as_mut().unwrap_or(&mut block.depthwise);
+                let last = parts.project.as_mut().unwrap_or(&mut parts.depthwise);
                 last.epilogue.residual = memory.residual(*residual);
-                block.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld))?;
+                parts.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld))?;
             }
             Call::Linear {
                 packed,

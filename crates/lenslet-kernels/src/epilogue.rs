@@ -258,6 +258,34 @@ impl Post {
         col: usize,
         n: usize,
     ) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut x = self.apply_early::<S, PARTIAL>(s, x, row, col, n);
+            if self.late != Activation::None {
+                x = self.late.apply(s, x);
+            }
+            if !self.residual.is_null() && self.residual_late {
+                let residual = self.residual.wrapping_add(row * self.ld_residual + col);
+                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
+            }
+            x
+        }
+    }
+
+    /// Applies all but the second pass (see [`crate::late::Late`]).
+    ///
+    /// # Safety
+    ///
+    /// As for [`Post::apply`].
+    #[inline(always)]
+    pub unsafe fn apply_early<S: Simd, const PARTIAL: bool>(
+        &self,
+        s: S,
+        x: S::V,
+        row: usize,
+        col: usize,
+        n: usize,
+    ) -> S::V {
         let mut x = x;
         // SAFETY: the caller's promise.
         unsafe {
@@ -267,20 +295,12 @@ impl Post {
             if !self.bias.is_null() {
                 x = s.add(x, load::<S, PARTIAL>(s, self.bias.add(col), n));
             }
-            let residual = self.residual.wrapping_add(row * self.ld_residual + col);
-            let has_residual = !self.residual.is_null();
-            if has_residual && !self.residual_late {
+            if self.reads_residual() {
+                let residual = self.residual.wrapping_add(row * self.ld_residual + col);
                 x = s.add(x, load::<S, PARTIAL>(s, residual, n));
             }
-            x = s.min(s.splat(self.hi), s.max(s.splat(self.lo), x));
-            if self.late != Activation::None {
-                x = self.late.apply(s, x);
-            }
-            if has_residual && self.residual_late {
-                x = s.add(x, load::<S, PARTIAL>(s, residual, n));
-            }
+            s.min(s.splat(self.hi), s.max(s.splat(self.lo), x))
         }
-        x
     }
 
     /// Whether a residual is added in registers.

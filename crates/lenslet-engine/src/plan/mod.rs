@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use lenslet_graph::{Field, Graph, Node, Op, ValueId};
 use lenslet_kernels::{
-    Activation, Algorithm, Conv2d, ConvTranspose2d, Matrix, PackedConv, PackedMatrix, Pass,
+    Activation, Algorithm, Conv2d, ConvTranspose2d, KernelError, Matrix, PackedConv, PackedMatrix,
+    Pass, PlanesConv,
 };
 
 use crate::fuse::{Gate, Kind, Layer, Tail};
 use crate::passes::{Pass as Change, Tally};
-use crate::step::{Call, Step};
+use crate::step::{Call, Packing, Stage, Step};
 use crate::view::{Place, Rows, View};
 use crate::weight::Weight;
 use crate::{EngineError, Options};
@@ -111,7 +112,7 @@ impl Planner<'_> {
         Place::Buffer(self.buffers.len() - 1)
     }
 
-    fn kernel(&self, source: lenslet_kernels::KernelError) -> EngineError {
+    fn kernel(&self, source: KernelError) -> EngineError {
         EngineError::Kernel {
             node: self.name.clone(),
             source,
@@ -190,11 +191,9 @@ impl Planner<'_> {
                     lenslet_kernels::Order::Transposed => *k,
                     lenslet_kernels::Order::RowMajor => *n,
                 };
-                let numbers = weight.numbers(self.graph)?;
-                let packed = PackedMatrix::new(Matrix::new(&numbers, ld), *order, *k, *n)
-                    .map_err(|e| self.kernel(e))?;
-                drop(numbers);
-                self.forget(weight.id);
+                let packed = self.packed(weight, |_, numbers| {
+                    PackedMatrix::new(Matrix::new(numbers, ld), *order, *k, *n)
+                })?;
                 let residual = match tail.residual {
                     Some(id) => Some(self.rows(id)?),
                     None => None,
@@ -269,27 +268,55 @@ impl Planner<'_> {
         Ok(view)
     }
 
-    /// The weights of a convolution's node, packed; their own memory is given back.
-    fn packed(&mut self, node: usize, weight: &Weight) -> Result<PackedConv, EngineError> {
+    /// A convolution's node with its weights packed.
+    fn stage(&mut self, node: usize, weight: &Weight, tail: &Tail) -> Result<Stage, EngineError> {
+        let (options, planes) = (self.options, self.over_planes(node));
+        let packed = self.packed(weight, |graph, numbers| {
+            let node = &graph.nodes()[node];
+            let (shape, pass) = match conv_shape(graph, node) {
+                Some(shape) if planes => {
+                    let conv = PlanesConv::new(&shape, numbers)?;
+                    return Ok(Packing::Planes(Box::new(conv)));
+                }
+                Some(shape) => (shape, Pass::Forward),
+                None => (
+                    transposed_shape(graph, node).convolution()?,
+                    Pass::InputGradient,
+                ),
+            };
+            let algorithm = options.algorithm(&shape, pass);
+            let mut conv = PackedConv::with_algorithm(&shape, pass, algorithm, numbers)?;
+            conv.settle();
+            Ok(Packing::Pixels(Box::new(conv)))
+        })?;
+        Ok(Stage {
+            packed,
+            bias: tail.bias.clone(),
+            activation: tail.activation,
+        })
+    }
+
+    /// A weight, packed; its own memory is given back.
+    fn packed<T>(
+        &mut self,
+        weight: &Weight,
+        pack: impl FnOnce(&Graph, &[f32]) -> Result<T, KernelError>,
+    ) -> Result<T, EngineError> {
         let numbers = weight.numbers(self.graph)?;
-        let node = &self.graph.nodes()[node];
-        let packed = match conv_shape(self.graph, node) {
-            Some(shape) => {
-                let algorithm = self.options.algorithm(&shape, Pass::Forward);
-                PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &numbers)
-            }
-            None => transposed_shape(self.graph, node)
-                .convolution()
-                .and_then(|shape| {
-                    let algorithm = self.options.algorithm(&shape, Pass::InputGradient);
-                    PackedConv::with_algorithm(&shape, Pass::InputGradient, algorithm, &numbers)
-                }),
-        };
+        let packed = pack(self.graph, &numbers).map_err(|e| self.kernel(e))?;
         drop(numbers);
-        let mut packed = packed.map_err(|e| self.kernel(e))?;
-        packed.settle();
         self.forget(weight.id);
         Ok(packed)
+    }
+
+    /// Whether a convolution is computed over the planes of an image, as it comes in.
+    fn over_planes(&self, node: usize) -> bool {
+        let node = &self.graph.nodes()[node];
+        let planes = (self.views.get(&node.inputs[0])).is_some_and(|view| {
+            // One channel's pixels are planes and interleaved at once, and have kernels that know it.
+            matches!(view.place, Place::Input(_)) && view.is_row_major() && view.shape[1] > 1
+        });
+        planes && conv_shape(self.graph, node).is_some_and(|shape| PlanesConv::serves(&shape))
     }
 
     fn conv(
@@ -300,30 +327,25 @@ impl Planner<'_> {
         tail: &Tail,
         output: ValueId,
     ) -> Result<View, EngineError> {
-        let packed = self.packed(node, weight)?;
         let input = self.graph.nodes()[node].inputs[0];
         let n = self.shape(input)[0];
-        let x = self.pixels(gate.map_or(input, |gate| gate.x))?;
-        let gate = match gate {
-            Some(gate) => Some(self.dense_pixels(gate.by)?),
-            None => None,
+        let stage = self.stage(node, weight, tail)?;
+        let x = match stage.packed {
+            Packing::Planes(_) => whole(&self.view(input)?),
+            Packing::Pixels(_) => self.pixels(gate.map_or(input, |gate| gate.x))?,
         };
-        let residual = match tail.residual {
-            Some(id) => Some(self.pixels(id)?),
-            None => None,
-        };
+        let gate = gate.map(|gate| self.dense_pixels(gate.by)).transpose()?;
+        let residual = tail.residual.map(|id| self.pixels(id)).transpose()?;
         let reads: Vec<Place> = (residual.iter().chain(&gate).map(|r| r.place))
             .chain([x.place])
             .collect();
         let (view, to) = self.map(output, &reads);
         let call = Call::Conv {
-            packed: Box::new(packed),
+            stage,
             n,
             x,
             gate,
-            bias: tail.bias.clone(),
             residual,
-            activation: tail.activation,
         };
         self.push(call, to);
         Ok(view)

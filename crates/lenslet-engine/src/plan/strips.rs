@@ -1,15 +1,15 @@
-//! Depthwise convolutions that are computed together with the 1 x 1 convolutions around them.
+//! Depthwise convolutions that are computed together with the convolutions around them.
 
 use std::collections::HashMap;
 
 use lenslet_graph::ValueId;
 use lenslet_kernels::{Algorithm, Conv2d, Pass, strip_chunks};
 
-use super::{Planner, conv_shape};
+use super::{Planner, conv_shape, whole};
 use crate::EngineError;
 use crate::fuse::{Kind, Layer, Tail};
 use crate::passes;
-use crate::step::{Call, Stage};
+use crate::step::{self, Call, Packing, Stage};
 use crate::view::{Place, View};
 
 /// Layers that become one step, by their places in the list of all.
@@ -85,8 +85,17 @@ impl Planner<'_> {
                     Conv2d::new([shape.n, shape.h, shape.w, shape.c_in], shape.c_out, [1, 1]);
                 (shape == pointwise).then_some((i, tail))
             };
+            let planes = |i: usize| match &layers[i].kind {
+                Kind::Conv {
+                    node,
+                    gate: None,
+                    tail,
+                    ..
+                } if self.over_planes(*node) => Some((i, tail)),
+                _ => None,
+            };
             let before = (makes.get(&input).filter(|_| self.read_once(input)))
-                .and_then(|&i| pointwise(i))
+                .and_then(|&i| pointwise(i).or_else(|| planes(i)))
                 .filter(|(_, tail)| tail.residual.is_none());
             let behind = (reads
                 .get(&layer.output)
@@ -132,23 +141,35 @@ impl Planner<'_> {
     pub(super) fn block(&mut self, block: &Block, layers: &[Layer]) -> Result<View, EngineError> {
         let [first, last] =
             [block.expand, block.project].map(|i| &layers[i.unwrap_or(block.depthwise)]);
-        let expand = block.expand.map(|i| self.stage(&layers[i])).transpose()?;
-        let depthwise = self.stage(&layers[block.depthwise])?;
-        let project = block.project.map(|i| self.stage(&layers[i])).transpose()?;
+        let expand = block
+            .expand
+            .map(|i| self.stage_of(&layers[i]))
+            .transpose()?;
+        let depthwise = self.stage_of(&layers[block.depthwise])?;
+        let project = block
+            .project
+            .map(|i| self.stage_of(&layers[i]))
+            .transpose()?;
         self.name.clone_from(&first.name);
         let [(_, input, _), (_, _, tail)] = [first, last].map(|layer| {
             self.plain_conv(layer)
                 .expect("blocks are made of convolutions")
         });
         let n = self.shape(input)[0];
-        let x = self.pixels(input)?;
+        let x = match expand.as_ref().map(|stage| &stage.packed) {
+            Some(Packing::Planes(_)) => whole(&self.view(input)?),
+            _ => self.pixels(input)?,
+        };
         let residual = tail.residual.map(|id| self.pixels(id)).transpose()?;
         let reads: Vec<Place> = residual.iter().map(|r| r.place).chain([x.place]).collect();
         let (view, to) = self.map(last.output, &reads);
-        let call = Call::Strips {
+        let block = step::Block {
             expand,
             depthwise,
             project,
+        };
+        let call = Call::Strips {
+            block: Box::new(block),
             n,
             x,
             residual,
@@ -157,7 +178,7 @@ impl Planner<'_> {
         Ok(view)
     }
 
-    fn stage(&mut self, layer: &Layer) -> Result<Stage, EngineError> {
+    fn stage_of(&mut self, layer: &Layer) -> Result<Stage, EngineError> {
         let Kind::Conv {
             node, weight, tail, ..
         } = &layer.kind
@@ -165,10 +186,6 @@ impl Planner<'_> {
             unreachable!("blocks are made of convolutions")
         };
         self.name.clone_from(&layer.name);
-        Ok(Stage {
-            packed: Box::new(self.packed(*node, weight)?),
-            bias: tail.bias.clone(),
-            activation: tail.activation,
-        })
+        self.stage(*node, weight, tail)
     }
 }

@@ -10,6 +10,7 @@ mod depthwise_tile;
 mod gradient;
 mod indirect;
 mod packed;
+mod planes;
 mod strips;
 mod transform;
 mod transposed;
@@ -19,7 +20,8 @@ mod winograd_gradient;
 pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;
 pub use packed::PackedConv;
-pub use strips::{InvertedResidual, Part, strip_chunks};
+pub use planes::PlanesConv;
+pub use strips::{InvertedResidual, Part, PartConv, strip_chunks};
 pub use transposed::ConvTranspose2d;
 
 use crate::error::{KernelError, elements};

@@ -5,10 +5,10 @@
 
 use std::ops::Range;
 
-use super::{Conv2d, PackedConv};
+use super::{Conv2d, PackedConv, PlanesConv};
 use crate::buffer::{Local, with_local};
 use crate::epilogue::{Epilogue, Post};
-use crate::error::{KernelError, elements};
+use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
 use crate::product::Output;
@@ -20,20 +20,50 @@ const CHUNKS: usize = 8;
 /// Chunks of an image at most.
 const CHUNKS_OF_IMAGE: usize = 4;
 
+/// A convolution, packed for the forward pass.
+#[derive(Clone, Copy, Debug)]
+pub enum PartConv<'a> {
+    /// Over rows of channels.
+    Pixels(&'a PackedConv),
+    /// Over planes.
+    Planes(&'a PlanesConv),
+}
+
+impl<'a> PartConv<'a> {
+    fn shape(&self) -> &'a Conv2d {
+        match self {
+            PartConv::Pixels(conv) => conv.shape(),
+            PartConv::Planes(conv) => conv.shape(),
+        }
+    }
+
+    fn is_pointwise(&self) -> bool {
+        matches!(self, PartConv::Pixels(conv) if conv.takes_gate())
+    }
+
+    /// The depthwise convolution, if it is one.
+    fn depthwise(&self) -> Option<&'a PackedConv> {
+        match self {
+            PartConv::Pixels(conv) if conv.is_depthwise() => Some(conv),
+            _ => None,
+        }
+    }
+}
+
 /// A convolution and what happens to its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
-    /// Packed for the forward pass.
-    pub conv: &'a PackedConv,
+    /// The convolution.
+    pub conv: PartConv<'a>,
     /// Its epilogue. A residual can only be added to the last part's output; moments to none.
     pub epilogue: Epilogue<'a>,
 }
 
 /// An inverted residual (Sandler et al. 2018, section 3.3) or what is left of it: a depthwise convolution between 1 x 1 convolutions,
-/// of which one can be missing.
+/// of which one can be missing, or behind the convolution over an image's planes that such networks start with.
 #[derive(Clone, Copy, Debug)]
 pub struct InvertedResidual<'a> {
-    /// The 1 x 1 convolution before.
+    /// The 1 x 1 convolution before, or the one over planes.
     pub expand: Option<Part<'a>>,
     /// The depthwise convolution.
     pub depthwise: Part<'a>,
@@ -65,63 +95,62 @@ impl<'a> InvertedResidual<'a> {
             .chain(&self.project)
     }
 
-    fn check(&self, n: usize, x: Matrix<'_>, y: &MatrixMut<'_>) -> Result<(), KernelError> {
-        let depthwise = self.depthwise.conv;
-        let (shape, output) = (&depthwise.shape, depthwise.output);
-        let before = self.expand.map(|part| *part.conv.shape());
-        let behind = self.project.map(|part| *part.conv.shape());
-        if !depthwise.is_depthwise()
-            || !self
-                .expand
-                .iter()
-                .chain(&self.project)
-                .all(|part| part.conv.takes_gate())
-        {
+    /// The depthwise convolution.
+    fn check(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        y: &MatrixMut<'_>,
+    ) -> Result<&'a PackedConv, KernelError> {
+        let expands =
+            |part: &Part<'_>| part.conv.is_pointwise() || matches!(part.conv, PartConv::Planes(_));
+        let fits = self.expand.as_ref().is_none_or(expands)
+            && self.project.is_none_or(|part| part.conv.is_pointwise());
+        let (Some(depthwise), true) = (self.depthwise.conv.depthwise(), fits) else {
             return Err(refusal(
-                "not a depthwise convolution between 1 x 1 convolutions",
+                "not a depthwise convolution between others that it can be computed with",
             ));
-        }
-        if before.is_some_and(|s| [s.h, s.w, s.c_out] != [shape.h, shape.w, shape.c_in])
-            || behind.is_some_and(|s| [s.h, s.w, s.c_in] != [output[0], output[1], shape.c_out])
-        {
-            return Err(refusal("a part does not continue the one before it"));
-        }
+        };
+        let mut before: Option<&Conv2d> = None;
         let count = self.parts().count();
         for (i, part) in self.parts().enumerate() {
+            let shape = part.conv.shape();
+            if let Some(before) = before
+                && (before.output_size()? != [shape.h, shape.w] || before.c_out != shape.c_in)
+            {
+                return Err(refusal("a part does not continue the one before it"));
+            }
+            before = Some(shape);
             let last = i + 1 == count;
-            let rows = if last {
-                elements([n, output[0], output[1]])
-            } else {
-                0
-            };
-            part.epilogue.check(rows, part.conv.shape.c_out)?;
+            let [oh, ow] = shape.output_size()?;
+            let rows = if last { elements([n, oh, ow]) } else { 0 };
+            part.epilogue.check(rows, shape.c_out)?;
             if part.epilogue.moments.is_some() || !last && part.epilogue.residual.is_some() {
                 return Err(refusal("moments, or a residual before the last part"));
             }
+            if last {
+                y.check("output", rows, shape.c_out)?;
+            }
         }
-        x.check(
-            "input",
-            elements([n, shape.h, shape.w]),
-            before.unwrap_or(*shape).c_in,
-        )?;
-        y.check(
-            "output",
-            elements([n, output[0], output[1]]),
-            behind.unwrap_or(*shape).c_out,
-        )
+        let first = self.expand.unwrap_or(self.depthwise).conv;
+        let Conv2d { h, w, c_in, .. } = *first.shape();
+        match first {
+            PartConv::Pixels(_) => x.check("input", elements([n, h, w]), c_in)?,
+            PartConv::Planes(_) => expect_len("input", x.data.len(), elements([n, c_in, h, w]))?,
+        }
+        Ok(depthwise)
     }
 
-    /// Runs it over `n` images: `x` is `[n, h, w]` rows of the first part's input channels, `y` `[n, oh, ow]` rows of the last part's
-    /// output channels. The numbers are the ones that the parts give one by one.
+    /// Runs it over `n` images: `x` is `[n, h, w]` rows of the first part's input channels, or their planes without gaps, if it reads
+    /// those; `y` is `[n, oh, ow]` rows of the last part's output channels. The numbers are the ones that the parts give one by one.
     ///
     /// # Errors
     ///
     /// If a slice is too short or a row stride too small, if the parts are no such convolutions or do not fit together.
     pub fn run(&self, n: usize, x: Matrix<'_>, y: MatrixMut<'_>) -> Result<(), KernelError> {
-        self.check(n, x, &y)?;
-        let shape = &self.depthwise.conv.shape;
-        let per_image = strip_chunks(n, shape);
-        let rows = self.depthwise.conv.output[0];
+        let depthwise = self.check(n, x, &y)?;
+        let per_image = strip_chunks(n, &depthwise.shape);
+        let rows = depthwise.output[0];
         let y = Output {
             data: y.data.as_mut_ptr(),
             ld: y.ld,
@@ -130,7 +159,7 @@ impl<'a> InvertedResidual<'a> {
             let (image, chunk) = (i / per_image, i % per_image);
             let rows = chunk * rows / per_image..(chunk + 1) * rows / per_image;
             // SAFETY: checked above; chunks write different rows.
-            with_local(|local| unsafe { self.chunk(image, rows, x, y, local) });
+            with_local(|local| unsafe { self.chunk(depthwise, image, rows, x, y, local) });
         });
         Ok(())
     }
@@ -142,6 +171,7 @@ impl<'a> InvertedResidual<'a> {
     /// The parts, the slices behind `x` and `y` and the epilogues must have been checked for this image.
     unsafe fn chunk(
         &self,
+        depthwise: &PackedConv,
         image: usize,
         rows: Range<usize>,
         x: Matrix<'_>,
@@ -157,8 +187,8 @@ impl<'a> InvertedResidual<'a> {
             kernel,
             dilation,
             ..
-        } = self.depthwise.conv.shape;
-        let [oh, ow] = self.depthwise.conv.output;
+        } = depthwise.shape;
+        let [oh, ow] = depthwise.output;
         let reach = (kernel[0] - 1) * dilation[0] + 1;
         let held = match self.expand {
             Some(_) => stride[0] * w * c + ow * c,
@@ -191,21 +221,32 @@ impl<'a> InvertedResidual<'a> {
                     let from = (wanted.start - there.start) * w * c..(kept - there.start) * w * c;
                     expanded.copy_within(from, 0);
                 }
-                let first = (image * h + kept) * w * x.ld;
-                let x = Matrix::new(x.data.get(first..).unwrap_or(&[]), x.ld);
-                let to = &mut expanded[(kept - wanted.start) * w * c..];
+                let to = Output {
+                    data: expanded[(kept - wanted.start) * w * c..].as_mut_ptr(),
+                    ld: c,
+                };
                 // SAFETY: the input has all rows of the image; the buffer has a place for all rows that the strip sees.
                 unsafe {
-                    part.pixels(
-                        (wanted.end - kept) * w,
-                        x,
-                        Output {
-                            data: to.as_mut_ptr(),
-                            ld: c,
-                        },
-                        0,
-                    )
-                };
+                    match part.conv {
+                        PartConv::Pixels(conv) => {
+                            let first = (image * h + kept) * w * x.ld;
+                            let x = Matrix::new(x.data.get(first..).unwrap_or(&[]), x.ld);
+                            let count = (wanted.end - kept) * w;
+                            pixels(conv, &part.epilogue, count, x, to, 0);
+                        }
+                        PartConv::Planes(conv) => {
+                            let post = part.epilogue.raw();
+                            conv.run_rows(
+                                image,
+                                kept..wanted.end,
+                                x.data,
+                                to,
+                                &post,
+                                image * h + kept,
+                            );
+                        }
+                    }
+                }
                 there = wanted.clone();
             }
             let (x, first) = match self.expand {
@@ -221,7 +262,7 @@ impl<'a> InvertedResidual<'a> {
             };
             // SAFETY: as above.
             unsafe {
-                self.depthwise.conv.weights.depthwise.run_rows(
+                depthwise.weights.depthwise.run_rows(
                     image * oh + strip.start..image * oh + strip.end,
                     c,
                     x,
@@ -232,35 +273,45 @@ impl<'a> InvertedResidual<'a> {
                     [first, first_out],
                 );
             }
-            if let Some(part) = &self.project {
+            if let Some(Part {
+                conv: PartConv::Pixels(conv),
+                epilogue,
+            }) = &self.project
+            {
                 let first = (image * oh + strip.start) * ow;
                 let y = Output {
                     data: y.data.wrapping_add(first * y.ld),
                     ld: y.ld,
                 };
+                let x = Matrix::new(&between[..], c);
                 // SAFETY: as above.
-                unsafe { part.pixels(strip.len() * ow, Matrix::new(&between[..], c), y, first) };
+                unsafe { pixels(conv, epilogue, strip.len() * ow, x, y, first) };
             }
             start = strip.end;
         }
     }
 }
 
-impl Part<'_> {
-    /// Runs a 1 x 1 convolution over `count` pixels; the first is the epilogue's pixel `first`.
-    ///
-    /// # Safety
-    ///
-    /// Input, output and epilogue must cover so many.
-    unsafe fn pixels(&self, count: usize, x: Matrix<'_>, y: Output, first: usize) {
-        let post = self.epilogue.raw();
-        let residual = match post.residual.is_null() {
-            true => post.residual,
-            false => post.residual.wrapping_add(first * post.ld_residual),
-        };
-        // SAFETY: the caller's promise.
-        unsafe { (self.conv.weights.indirect).run_rows(count, x, y, Post { residual, ..post }) };
-    }
+/// Runs a 1 x 1 convolution over `count` pixels; the first is the epilogue's pixel `first`.
+///
+/// # Safety
+///
+/// Input, output and epilogue must cover so many.
+unsafe fn pixels(
+    conv: &PackedConv,
+    epilogue: &Epilogue<'_>,
+    count: usize,
+    x: Matrix<'_>,
+    y: Output,
+    first: usize,
+) {
+    let post = epilogue.raw();
+    let residual = match post.residual.is_null() {
+        true => post.residual,
+        false => post.residual.wrapping_add(first * post.ld_residual),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { (conv.weights.indirect).run_rows(count, x, y, Post { residual, ..post }) };
 }
 
 #[cfg(test)]
@@ -280,10 +331,17 @@ mod tests {
             let [oh, ow] = part.conv.shape().output_size().unwrap();
             let c = part.conv.shape().c_out;
             let mut to = poisoned(n * oh * ow * c);
+            let conv = match part.conv {
+                PartConv::Pixels(conv) => conv,
+                PartConv::Planes(conv) => {
+                    let y = MatrixMut::new(&mut to, c);
+                    conv.run(n, &from, y, &part.epilogue).unwrap();
+                    (from, ld) = (to, c);
+                    continue;
+                }
+            };
             let (x, y) = (Matrix::new(&from, ld), MatrixMut::new(&mut to, c));
-            part.conv
-                .run(n, x, y, &mut scratch, &part.epilogue)
-                .unwrap();
+            conv.run(n, x, y, &mut scratch, &part.epilogue).unwrap();
             (from, ld) = (to, c);
         }
         from
@@ -298,7 +356,10 @@ mod tests {
         stride: usize,
         padding: [usize; 4],
         dilation: usize,
+        /// Expanded, projected, with a residual.
         with: [bool; 3],
+        /// Expanded by a 3 x 3 convolution over planes.
+        planes: bool,
         pads: [usize; 2],
     }
 
@@ -309,13 +370,14 @@ mod tests {
             [1usize..20, 2usize..70, 1usize..40],
         );
         let window = (
+            any::<bool>(),
             1usize..6,
             1usize..4,
             [0usize..3, 0usize..3, 0usize..3, 0usize..3],
             1usize..3,
         );
         (shape, window, any::<[bool; 3]>(), [0usize..5, 0usize..5]).prop_map(
-            |((n, size, channels), (kernel, stride, padding, dilation), with, pads)| Case {
+            |((n, size, channels), (planes, kernel, stride, padding, dilation), with, pads)| Case {
                 n,
                 size,
                 channels,
@@ -324,6 +386,7 @@ mod tests {
                 padding,
                 dilation,
                 with,
+                planes,
                 pads,
             },
         )
@@ -362,10 +425,17 @@ mod tests {
             Algorithm::Indirect,
             3,
         );
+        let stem = Conv2d::new([n, 2 * h, 2 * w, 1 + c_in % 4], c, [3, 3]);
+        let stem = stem.stride(2).padding(1);
+        let over_planes = PlanesConv::new(&stem, &random(stem.weight_len(), 7)).unwrap();
         let first = if with_expand { c_in } else { c };
         let last = if with_project { c_out } else { c };
-        let (ld, ld_y) = (first + case.pads[0], last + case.pads[1]);
-        let x = random(n * h * w * ld, 4);
+        let ld_y = last + case.pads[1];
+        let (ld, len) = match case.planes && with_expand {
+            true => (2 * w, n * stem.c_in * 4 * h * w),
+            false => (first + case.pads[0], n * h * w * (first + case.pads[0])),
+        };
+        let x = random(len, 4);
         let bias = random(c.max(c_out), 5);
         let other = random(n * oh * ow * last, 6);
         let epilogue = |len: usize, activation| Epilogue {
@@ -380,15 +450,18 @@ mod tests {
         });
         let mut block = InvertedResidual {
             expand: with_expand.then_some(Part {
-                conv: &before,
+                conv: match case.planes {
+                    true => PartConv::Planes(&over_planes),
+                    false => PartConv::Pixels(&before),
+                },
                 epilogue: epilogue(c, Activation::Silu),
             }),
             depthwise: Part {
-                conv: &middle,
+                conv: PartConv::Pixels(&middle),
                 epilogue: epilogue(c, Activation::Relu6),
             },
             project: with_project.then_some(Part {
-                conv: &behind,
+                conv: PartConv::Pixels(&behind),
                 epilogue: epilogue(c_out, Activation::None),
             }),
         };
@@ -428,12 +501,14 @@ mod tests {
             padding: [1; 4],
             dilation: 1,
             with: [true; 3],
+            planes: false,
             pads: [0, 8],
         };
         with_each_isa(|_| {
             for stride in [1, 2, 4] {
                 check(&Case {
                     stride,
+                    planes: stride == 1,
                     ..case.clone()
                 });
                 check(&Case {
@@ -454,7 +529,7 @@ mod tests {
         let middle = pack(Conv2d::new([1, 8, 8, 32], 32, [3, 3]).padding(1).groups(32));
         let narrow = pack(Conv2d::new([1, 8, 8, 8], 24, [1, 1]));
         let part = |conv| Part {
-            conv,
+            conv: PartConv::Pixels(conv),
             epilogue: Epilogue::NONE,
         };
         let alone = InvertedResidual {
