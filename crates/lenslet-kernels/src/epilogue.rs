@@ -234,6 +234,20 @@ unsafe impl Send for Post {}
 unsafe impl Sync for Post {}
 
 impl Post {
+    /// The same for an output that begins with column `col`.
+    pub fn from_col(&self, col: usize) -> Self {
+        let moved = |at: *const f32| match at.is_null() {
+            true => at,
+            false => at.wrapping_add(col),
+        };
+        Post {
+            scale: moved(self.scale),
+            bias: moved(self.bias),
+            residual: moved(self.residual),
+            ..*self
+        }
+    }
+
     /// Where the output's moments go, if anywhere.
     ///
     /// # Safety

@@ -6,10 +6,10 @@ use crate::epilogue::Epilogue;
 use crate::error::{KernelError, expect_rows};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::outer::{Outer, Side, Span};
-use crate::panels::{Packed, Source};
+use crate::panels::{Packed, Panels, Source};
 use crate::pool::parallel_for;
 use crate::product::{MatrixRows, Output, Product};
-use crate::simd::Isa;
+use crate::simd::{Isa, isa};
 
 /// How a right-hand operand of `k` x `n` lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,22 @@ pub enum Order {
     RowMajor,
     /// Element (k, n) at `n * ld + k`: the transpose is row-major, as PyTorch's linear weights `[out, in]` are.
     Transposed,
+}
+
+impl Order {
+    /// How far apart the rows and the columns of a checked operand lie.
+    fn strides(self, b: Matrix<'_>, k: usize, n: usize) -> Result<(usize, usize), KernelError> {
+        match self {
+            Order::RowMajor => {
+                b.check("right-hand matrix", k, n)?;
+                Ok((b.ld, 1))
+            }
+            Order::Transposed => {
+                b.check("right-hand matrix", n, k)?;
+                Ok((1, b.ld))
+            }
+        }
+    }
 }
 
 /// A right-hand operand, packed for the kernels. Packing again reuses the memory.
@@ -67,16 +83,7 @@ impl PackedMatrix {
         k: usize,
         n: usize,
     ) -> Result<(), KernelError> {
-        let (channel_stride, col_stride) = match order {
-            Order::RowMajor => {
-                b.check("right-hand matrix", k, n)?;
-                (b.ld, 1)
-            }
-            Order::Transposed => {
-                b.check("right-hand matrix", n, k)?;
-                (1, b.ld)
-            }
-        };
+        let (channel_stride, col_stride) = order.strides(b, k, n)?;
         self.k = k;
         self.n = n;
         self.packed.repack(n, 1, |_| Source {
@@ -162,6 +169,85 @@ impl PackedMatrix {
         unsafe { product.run() };
         Ok(())
     }
+}
+
+thread_local! {
+    /// A slice of a right-hand operand on its way into a product.
+    static SLICE: RefCell<Packed> = RefCell::new(Packed::empty());
+}
+
+/// Length of the reduction that [`product`] packs at once: a slice of a panel stays in the second cache level.
+const SLICE_K: usize = 1024;
+
+/// c = epilogue(a b) as [`PackedMatrix::multiply`] computes it, for an operand that is used once by few `rows`: each thread packs what it
+/// reads next into its caches, so that `b` is read once and no copy of it is written.
+///
+/// # Errors
+///
+/// If a slice is too short or a row stride too small, or if the epilogue asks for moments.
+#[allow(clippy::too_many_arguments)]
+pub fn product(
+    rows: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    order: Order,
+    [k, n]: [usize; 2],
+    c: MatrixMut<'_>,
+    epilogue: &Epilogue<'_>,
+) -> Result<(), KernelError> {
+    let (channel_stride, col_stride) = order.strides(b, k, n)?;
+    a.check("left-hand matrix", rows, k)?;
+    c.check("output matrix", rows, n)?;
+    epilogue.check(rows, n)?;
+    if epilogue.moments.is_some() {
+        return Err(KernelError::Shape {
+            what: "product",
+            why: "moments of its output".to_owned(),
+        });
+    }
+    let panels = Panels::new(isa(), n);
+    let (post, output) = (
+        epilogue.raw(),
+        Output {
+            data: c.data.as_mut_ptr(),
+            ld: c.ld,
+        },
+    );
+    // An empty sum is written too.
+    let slices = k.div_ceil(SLICE_K).max(1);
+    parallel_for(panels.count, |i| {
+        let panel = panels.get(i);
+        SLICE.with_borrow_mut(|packed| {
+            for slice in 0..slices {
+                let part = slice * k / slices..(slice + 1) * k / slices;
+                let first = part.start * channel_stride + panel.col * col_stride;
+                packed.repack(panel.cols, 1, |_| Source {
+                    data: b.data.get(first..).unwrap_or(&[]),
+                    taps: &[0],
+                    tap_stride: 0,
+                    channels: part.len(),
+                    channel_stride,
+                    col_stride,
+                });
+                let product = Product {
+                    rows: &MatrixRows {
+                        data: a.data.as_ptr().wrapping_add(part.start),
+                        ld: a.ld,
+                        count: rows,
+                    },
+                    taps: 1,
+                    weights: packed,
+                    output: output.from_col(panel.col),
+                    post: (slice + 1 == slices).then(|| post.from_col(panel.col)),
+                    accumulate: slice > 0,
+                    group_steps: [0, 0],
+                };
+                // SAFETY: the checks above cover every row and column that is read or written; panels have different columns.
+                unsafe { product.run_here() };
+            }
+        });
+    });
+    Ok(())
 }
 
 /// c = a^T b, reduced over `rows`: `a` is `rows` x `m`, `b` is `rows` x `n`, `c` is `m` x `n` and contiguous.

@@ -60,7 +60,9 @@ pub use elementwise::{
 };
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;
-pub use gemm::{Batch, BatchedShape, Order, PackedMatrix, batched_product, transposed_product};
+pub use gemm::{
+    Batch, BatchedShape, Order, PackedMatrix, batched_product, product, transposed_product,
+};
 pub use listing::{KernelChoice, kernel_choices};
 pub use matrix::{Matrix, MatrixMut};
 pub use moments::Moments;

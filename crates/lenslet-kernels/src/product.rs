@@ -48,6 +48,16 @@ pub(crate) struct Output {
     pub ld: usize,
 }
 
+impl Output {
+    /// The same from column `col` on.
+    pub fn from_col(self, col: usize) -> Self {
+        Output {
+            data: self.data.wrapping_add(col),
+            ..self
+        }
+    }
+}
+
 // SAFETY: chunks of a product write disjoint elements; the slice behind the pointer outlives the job.
 unsafe impl Send for Output {}
 // SAFETY: as above.

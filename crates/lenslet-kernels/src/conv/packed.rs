@@ -122,6 +122,32 @@ impl PackedConv {
         Ok(())
     }
 
+    /// As [`Conv2d::weight_gradient`] of any convolution, partly in the memory of these weights, which have to be packed again before
+    /// they can be run: a step packs weights for every pass, and the gradients of Winograd's transformed weights are as large.
+    ///
+    /// # Errors
+    ///
+    /// As [`Conv2d::weight_gradient`].
+    pub fn weight_gradient_in_place(
+        &mut self,
+        shape: &Conv2d,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        dw: &mut [f32],
+        scratch: &mut Scratch,
+    ) -> Result<(), KernelError> {
+        let Scratch { a, b } = scratch;
+        self.weights.winograd.lend(b, |b| {
+            let mut scratch = Scratch {
+                a: std::mem::take(a),
+                b: std::mem::take(b),
+            };
+            let result = shape.weight_gradient(x, dy, dw, &mut scratch);
+            (*a, *b) = (scratch.a, scratch.b);
+            result
+        })
+    }
+
     /// Gives back the memory that only packing again would use.
     pub fn settle(&mut self) {
         self.weights.winograd.settle();

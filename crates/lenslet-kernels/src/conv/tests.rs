@@ -471,3 +471,35 @@ fn only_pointwise_convolutions_take_a_gate() {
     let refused = packed.run_gated(1, x, &[1.0; 8], y, &mut Scratch::new(), &Epilogue::NONE);
     assert!(refused.is_err());
 }
+
+#[test]
+fn a_weight_gradient_borrows_packed_memory() {
+    let shape = Conv2d::new([2, 14, 14, 32], 48, [3, 3]).padding(1);
+    let problem = Problem::new(shape, 3);
+    let (x, dy) = (Matrix::new(&problem.x, 32), Matrix::new(&problem.dy, 48));
+    let pack = |algorithm| {
+        PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &problem.w).unwrap()
+    };
+    let run = |packed: &PackedConv| {
+        let mut y = poisoned(problem.dy.len());
+        let (scratch, to) = (&mut Scratch::new(), MatrixMut::new(&mut y, 48));
+        packed.run(2, x, to, scratch, &Epilogue::NONE).unwrap();
+        y
+    };
+    with_each_isa(|_| {
+        let mut scratch = Scratch::new();
+        for algorithm in [Algorithm::WinogradF4, Algorithm::Indirect] {
+            let mut packed = pack(algorithm);
+            let (mut want, mut found) = (poisoned(problem.w.len()), poisoned(problem.w.len()));
+            shape
+                .weight_gradient(x, dy, &mut want, &mut Scratch::new())
+                .unwrap();
+            packed
+                .weight_gradient_in_place(&shape, x, dy, &mut found, &mut scratch)
+                .unwrap();
+            assert!(found == want, "{algorithm:?}: another gradient");
+            packed.repack(&problem.w).unwrap();
+            assert!(run(&packed) == run(&pack(algorithm)), "{algorithm:?}");
+        }
+    });
+}

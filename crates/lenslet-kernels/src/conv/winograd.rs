@@ -100,6 +100,15 @@ fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
 }
 
 impl Winograd {
+    /// Lends the memory of the transformed weights, which are lost.
+    pub fn lend<R>(&mut self, to: &mut AlignedBuf, run: impl FnOnce(&mut AlignedBuf) -> R) -> R {
+        std::mem::swap(&mut self.transformed.data, to);
+        let result = run(to);
+        std::mem::swap(&mut self.transformed.data, to);
+        self.transformed.data.resize(0);
+        result
+    }
+
     /// Drops the weights that are not transformed.
     pub fn settle(&mut self) {
         self.direct = Packed::empty();

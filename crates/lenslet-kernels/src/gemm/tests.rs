@@ -74,6 +74,10 @@ proptest! {
             let mut c = poisoned(m * ldc);
             packed.multiply(m, a, MatrixMut::new(&mut c, ldc), &Epilogue::NONE).unwrap();
             assert_close("product", &compact(&c, m, n, ldc), &want, sum_tolerance(k));
+            let mut once = poisoned(m * ldc);
+            let b = Matrix::new(&b, ldb);
+            product(m, a, b, order, [k, n], MatrixMut::new(&mut once, ldc), &Epilogue::NONE).unwrap();
+            assert_eq!(compact(&once, m, n, ldc), compact(&c, m, n, ldc));
             packed.multiply_add(m, a, MatrixMut::new(&mut c, ldc)).unwrap();
             let twice: Vec<f64> = want.iter().map(|x| 2.0 * x).collect();
             assert_close("added product", &compact(&c, m, n, ldc), &twice, 2.0 * sum_tolerance(k));
@@ -125,6 +129,45 @@ proptest! {
             }
         });
     }
+}
+
+#[test]
+fn a_long_reduction_is_packed_in_slices() {
+    let (m, k, n) = (5, 2 * SLICE_K + 7, 150);
+    let (a, b) = (random(m * k, 1), random(k * n, 2));
+    let (scale, bias, other) = (random(n, 3), random(n, 4), random(m * n, 5));
+    with_each_isa(|_| {
+        for position in [
+            ResidualPosition::BeforeActivation,
+            ResidualPosition::AfterActivation,
+        ] {
+            let epilogue = Epilogue {
+                scale: Some(&scale),
+                bias: Some(&bias),
+                residual: Some(Residual {
+                    data: &other,
+                    ld: n,
+                    position,
+                }),
+                activation: Activation::Silu,
+                moments: None,
+            };
+            let a = Matrix::new(&a, k);
+            let mut want = reference(m, k, n, a, |l, j| b[l * n + j]);
+            for (i, x) in want.iter_mut().enumerate() {
+                let (scale, bias) = (f64::from(scale[i % n]), f64::from(bias[i % n]));
+                let (before, after) = match position {
+                    ResidualPosition::BeforeActivation => (f64::from(other[i]), 0.0),
+                    ResidualPosition::AfterActivation => (0.0, f64::from(other[i])),
+                };
+                *x = activate(Activation::Silu, *x * scale + bias + before) + after;
+            }
+            let mut c = poisoned(m * n);
+            let (b, to) = (Matrix::new(&b, n), MatrixMut::new(&mut c, n));
+            product(m, a, b, Order::RowMajor, [k, n], to, &epilogue).unwrap();
+            assert_close("product", &c, &want, 2.0 * sum_tolerance(k));
+        }
+    });
 }
 
 #[test]

@@ -234,7 +234,10 @@ pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values
     );
     Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
         MEMORY
-            .with_borrow_mut(|memory| shape.weight_gradient(x, dy, dw, &mut memory.scratch))
+            .with_borrow_mut(|Memory { scratch, packed }| match packed {
+                Some(packed) => packed.weight_gradient_in_place(shape, x, dy, dw, scratch),
+                None => shape.weight_gradient(x, dy, dw, scratch),
+            })
             .expect(CHECKED);
     })
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use burn::tensor::Tensor;
 use lenslet_kernels::{
-    Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, transposed_product,
+    Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, product, transposed_product,
 };
 
 use super::CHECKED;
@@ -51,6 +51,9 @@ thread_local! {
     static PACKED: RefCell<PackedMatrix> = RefCell::new(PackedMatrix::empty());
 }
 
+/// Rows for which a weight is packed once and kept in the caches while it is used: with fewer, it is packed piece by piece.
+const MANY_ROWS: usize = 192;
+
 impl Linear {
     fn product(&self, order: Order, a: &Values, weight: &Values, epilogue: &Epilogue) -> Values {
         let (k, n) = match order {
@@ -59,10 +62,14 @@ impl Linear {
         };
         let shape = [&self.outer[..], &[n]].concat();
         Values::written(&shape, |c| {
+            let weight = Matrix::new(weight.data(), self.inputs);
+            let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(c, n));
+            if self.rows < MANY_ROWS {
+                product(self.rows, a, weight, order, [k, n], c, epilogue).expect(CHECKED);
+                return;
+            }
             PACKED.with_borrow_mut(|packed| {
-                let weight = Matrix::new(weight.data(), self.inputs);
                 packed.pack(weight, order, k, n).expect(CHECKED);
-                let (a, c) = (Matrix::new(a.data(), k), MatrixMut::new(c, n));
                 packed.multiply(self.rows, a, c, epilogue).expect(CHECKED);
             });
         })

@@ -6,7 +6,8 @@ use lenslet_kernels::{
 };
 
 use super::op::{CpuOp, Values, input, label, run};
-use super::{CHECKED, kernel_activation, recycle};
+use super::recycle::Space;
+use super::{CHECKED, kernel_activation};
 use crate::timing::Label;
 
 /// What a batch norm normalises by.
@@ -165,7 +166,7 @@ impl Norm {
             (true, true) => Some(dy.clone()),
             _ => None,
         };
-        let mut fresh = (residual && !plain).then(|| recycle::take(dy.data().len()));
+        let mut fresh = (residual && !plain).then(|| Space::new(dy.data().len()));
         let dx = dy.overwritten(&self.shape, |dy_dx| {
             let gradients = [Some(&mut d_gamma[..]), Some(&mut d_beta[..])];
             self.kernel(saved)
@@ -181,7 +182,7 @@ impl Norm {
                 .expect(CHECKED);
         });
         if let Some(fresh) = fresh {
-            d_residual = Some(Values::new(fresh, &self.shape));
+            d_residual = Some(Values::filled(fresh, &self.shape));
         }
         [
             Some(dx),

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt::Debug;
-use std::sync::Arc;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -15,7 +14,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use lenslet_kernels::{Activation, InOut, add_forward};
 
-use super::recycle;
+use super::recycle::Space;
 use crate::timing::{Label, Way, timed};
 
 /// Burn's CPU backend with gradients, without checkpointing.
@@ -59,32 +58,33 @@ pub(crate) trait CpuOp<const N: usize>: Clone + Debug + Send + 'static {
     }
 }
 
-/// A contiguous tensor of 32-bit numbers, shared. Its memory is kept for the next one when the last
-/// share goes.
+/// A contiguous tensor of 32-bit numbers, shared.
 #[derive(Debug, Clone)]
-pub(crate) struct Values(
-    /// Always there, except while it is being dropped.
-    Option<FlexTensor>,
-);
+pub(crate) struct Values(FlexTensor);
 
 impl Values {
     /// Takes a vector as a tensor.
     pub fn new(values: Vec<f32>, shape: &[usize]) -> Self {
+        Self::of(Bytes::from_elems(values), shape)
+    }
+
+    /// Takes numbers as a tensor.
+    pub fn filled(space: Space, shape: &[usize]) -> Self {
+        Self::of(space.into_bytes(), shape)
+    }
+
+    fn of(bytes: Bytes, shape: &[usize]) -> Self {
         let shape = Shape::from(shape.to_vec());
-        debug_assert_eq!(shape.num_elements(), values.len());
+        debug_assert_eq!(shape.num_elements() * size_of::<f32>(), bytes.len());
         let layout = Layout::contiguous(shape);
-        Self(Some(FlexTensor::new(
-            Bytes::from_elems(values),
-            layout,
-            DType::F32,
-        )))
+        Self(FlexTensor::new(bytes, layout, DType::F32))
     }
 
     /// A new tensor that `write` fills whole; what it finds there means nothing.
     pub fn written(shape: &[usize], write: impl FnOnce(&mut [f32])) -> Self {
-        let mut values = recycle::take(shape.iter().product());
-        write(&mut values);
-        Self::new(values, shape)
+        let mut space = Space::new(shape.iter().product());
+        write(&mut space);
+        Self::filled(space, shape)
     }
 
     /// What `change` makes of these numbers: in the same memory where nobody else has a share in
@@ -100,7 +100,7 @@ impl Values {
     /// The numbers to change in place; after a copy where somebody else has a share in them.
     pub fn data_mut(&mut self) -> &mut [f32] {
         if self.own().is_none() {
-            let shape = self.tensor().layout().shape().to_vec();
+            let shape = self.0.layout().shape().to_vec();
             *self = Self::written(&shape, |new| new.copy_from_slice(self.data()));
         }
         self.own().expect("nobody else has a share in a copy")
@@ -108,49 +108,28 @@ impl Values {
 
     /// The numbers, where nobody else has a share in them.
     fn own(&mut self) -> Option<&mut [f32]> {
-        let tensor = self.0.as_mut().expect(PRESENT);
-        let (start, end) = tensor.layout().contiguous_offsets()?;
-        Some(&mut tensor.try_storage_mut::<f32>()?[start..end])
+        let (start, end) = self.0.layout().contiguous_offsets()?;
+        Some(&mut self.0.try_storage_mut::<f32>()?[start..end])
     }
 
     pub fn contiguous(tensor: FlexTensor) -> Self {
         if tensor.is_contiguous() {
-            Self(Some(tensor))
+            Self(tensor)
         } else {
-            Self(Some(tensor.to_contiguous()))
+            Self(tensor.to_contiguous())
         }
     }
 
     /// The numbers, in the order of the dimensions.
     pub fn data(&self) -> &[f32] {
-        self.tensor()
+        self.0
             .as_slice()
             .expect("made contiguous, of 32-bit numbers, when it came in")
     }
 
-    fn tensor(&self) -> &FlexTensor {
-        self.0.as_ref().expect(PRESENT)
-    }
-
     /// The tensor as the backend holds it.
-    pub fn into_tensor(mut self) -> FlexTensor {
-        self.0.take().expect(PRESENT)
-    }
-}
-
-const PRESENT: &str = "a tensor stays until it is dropped";
-
-impl Drop for Values {
-    fn drop(&mut self) {
-        let Some(tensor) = self.0.take().filter(FlexTensor::is_unique) else {
-            return;
-        };
-        let bytes = tensor.data_arc();
-        drop(tensor);
-        let vector = Arc::into_inner(bytes).map(Bytes::try_into_vec);
-        if let Some(Ok(vector)) = vector {
-            recycle::give_back(vector);
-        }
+    pub fn into_tensor(self) -> FlexTensor {
+        self.0
     }
 }
 
@@ -293,7 +272,7 @@ fn add(mut a: Values, mut b: Values) -> Values {
     if a.own().is_none() && b.own().is_some() {
         std::mem::swap(&mut a, &mut b);
     }
-    let shape = a.tensor().layout().shape().to_vec();
+    let shape = a.0.layout().shape().to_vec();
     let label = || label("sum of gradients", &shape);
     timed(label, Way::Backward, || {
         a.overwritten(&shape, |a| {
