@@ -235,7 +235,7 @@ unsafe impl Sync for Post {}
 
 impl Post {
     /// The same for an output that begins with column `col`.
-    pub fn from_col(&self, col: usize) -> Self {
+    pub fn columns_from(&self, col: usize) -> Self {
         let moved = |at: *const f32| match at.is_null() {
             true => at,
             false => at.wrapping_add(col),

@@ -237,8 +237,8 @@ pub fn product(
                     },
                     taps: 1,
                     weights: packed,
-                    output: output.from_col(panel.col),
-                    post: (slice + 1 == slices).then(|| post.from_col(panel.col)),
+                    output: output.columns_from(panel.col),
+                    post: (slice + 1 == slices).then(|| post.columns_from(panel.col)),
                     accumulate: slice > 0,
                     group_steps: [0, 0],
                 };

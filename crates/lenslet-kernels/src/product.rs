@@ -50,7 +50,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// The same from column `col` on.
-    pub fn from_col(self, col: usize) -> Self {
+    pub fn columns_from(self, col: usize) -> Self {
         Output {
             data: self.data.wrapping_add(col),
             ..self
