@@ -57,7 +57,7 @@ const ALL: [(&str, &str); 11] = [
     ),
     (
         "strips",
-        "depthwise convolutions and the 1 x 1 convolutions beside them are computed a few rows at a time",
+        "depthwise convolutions and the 1 x 1 or first convolutions beside them are computed a few rows at a time",
     ),
     (
         "permute-as-view",

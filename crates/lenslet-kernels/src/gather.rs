@@ -1,7 +1,8 @@
 //! Weighted sums of pixels with weights that are the product of a vertical and a horizontal one: gradients of average
 //! pooling, interpolation both ways. Every output pixel is written once, its summands in a fixed order.
 
-use crate::columns::{In, Out, for_columns};
+use crate::columns::for_columns;
+use crate::inout::{In, Out};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

@@ -25,6 +25,7 @@ mod epilogue;
 mod error;
 mod gather;
 mod gemm;
+mod inout;
 mod late;
 mod listing;
 mod matrix;
@@ -49,7 +50,6 @@ pub use affine::affine;
 pub use attention::{Attention, AttentionGradients, AttentionSaved, ScoreBias};
 pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
-pub use columns::InOut;
 pub use conv::{
     Algorithm, Conv2d, ConvTranspose2d, InvertedResidual, PackedConv, Part, PartConv, Pass,
     PlanesConv, column_sums, strip_chunks,
@@ -63,6 +63,7 @@ pub use error::KernelError;
 pub use gemm::{
     Batch, BatchedShape, Order, PackedMatrix, batched_product, product, transposed_product,
 };
+pub use inout::InOut;
 pub use listing::{KernelChoice, kernel_choices};
 pub use matrix::{Matrix, MatrixMut};
 pub use moments::Moments;

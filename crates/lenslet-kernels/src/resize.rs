@@ -1,8 +1,8 @@
 //! Interpolation of `[n, h, w, c]` to another size, forward and backward.
 
-use crate::columns::{In, Out};
 use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather};
+use crate::inout::{In, Out};
 
 /// How pixels between pixels are made; both place pixel centres as PyTorch's `align_corners=False` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

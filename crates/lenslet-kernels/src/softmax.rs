@@ -1,7 +1,8 @@
 //! Softmax, log-softmax and cross entropy over the last axis of `[rows, classes]`.
 
-use crate::columns::{In, InOut, Out, for_columns};
+use crate::columns::for_columns;
 use crate::error::{KernelError, elements, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 use crate::vmath;

@@ -15,8 +15,6 @@ use crate::view::{Place, Rows, View};
 use crate::weight::Weight;
 use crate::{EngineError, Options};
 
-use strips::Member;
-
 mod nodes;
 mod strips;
 mod views;
@@ -66,10 +64,10 @@ pub(crate) fn plan(
     for (i, layer) in layers.iter().enumerate() {
         planner.name.clone_from(&layer.name);
         planner.field.clone_from(&fields[layer.output.index()]);
-        let view = match blocks.of(i) {
-            Member::Inner => continue,
-            Member::Last(block) => planner.block(block, &layers)?,
-            Member::None => planner.layer(layer)?,
+        let view = match blocks.get(&i) {
+            Some(Some(block)) => planner.block(block, &layers)?,
+            Some(None) => continue,
+            None => planner.layer(layer)?,
         };
         planner.views.insert(layer.output, view);
     }

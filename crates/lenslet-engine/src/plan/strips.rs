@@ -13,36 +13,15 @@ use crate::step::{self, Call, Packing, Stage};
 use crate::view::{Place, View};
 
 /// Layers that become one step, by their places in the list of all.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Block {
     expand: Option<usize>,
     depthwise: usize,
     project: Option<usize>,
 }
 
-/// Which layers become one step with others.
-#[derive(Debug, Default)]
-pub(super) struct Blocks(HashMap<usize, Option<Block>>);
-
-/// What a layer is to its block.
-pub(super) enum Member<'a> {
-    /// It has none.
-    None,
-    /// Computed when the last is.
-    Inner,
-    /// Where the block is computed.
-    Last(&'a Block),
-}
-
-impl Blocks {
-    pub fn of(&self, layer: usize) -> Member<'_> {
-        match self.0.get(&layer) {
-            None => Member::None,
-            Some(None) => Member::Inner,
-            Some(Some(block)) => Member::Last(block),
-        }
-    }
-}
+/// The layers that become one step with others: a block at its last layer, nothing at the others, which are computed then.
+pub(super) type Blocks = HashMap<usize, Option<Block>>;
 
 /// Chunks that keep a few threads busy.
 const CHUNKS: usize = 4;
@@ -58,7 +37,7 @@ fn pays(depthwise: &Conv2d, from: usize) -> bool {
 impl Planner<'_> {
     /// Finds the depthwise convolutions that are computed in strips with their neighbours.
     pub(super) fn find_blocks(&mut self, layers: &[Layer]) -> Blocks {
-        let mut blocks = Blocks::default();
+        let mut blocks = Blocks::new();
         let makes: HashMap<ValueId, usize> = (layers.iter().enumerate())
             .map(|(i, layer)| (layer.output, i))
             .collect();
@@ -103,16 +82,16 @@ impl Planner<'_> {
             .and_then(|&i| pointwise(i));
             let [expand, project] = [before, behind].map(|found| found.map(|(i, _)| i));
             let members = [expand, Some(i), project].into_iter().flatten();
-            if members.clone().count() == 1 || members.clone().any(|i| blocks.0.contains_key(&i)) {
+            if members.clone().count() == 1 || members.clone().any(|i| blocks.contains_key(&i)) {
                 continue;
             }
-            blocks.0.extend(members.map(|i| (i, None)));
+            blocks.extend(members.map(|i| (i, None)));
             let block = Block {
                 expand,
                 depthwise: i,
                 project,
             };
-            blocks.0.insert(project.unwrap_or(i), Some(block));
+            blocks.insert(project.unwrap_or(i), Some(block));
             self.tally.add(passes::Pass::Strips);
         }
         blocks

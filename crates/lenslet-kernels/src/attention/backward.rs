@@ -1,10 +1,11 @@
 //! Backward pass (with the recomputation of Dao et al. 2022, FlashAttention, section 3.1).
 
 use super::{Attention, AttentionGradients, WORKSPACE, Workspace, head, reader, tiles};
-use crate::columns::{In, Out, for_columns};
+use crate::columns::for_columns;
 use crate::epilogue::Epilogue;
 use crate::error::{KernelError, elements, expect_len};
 use crate::gemm::{Order, transposed_product};
+use crate::inout::{In, Out};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch};

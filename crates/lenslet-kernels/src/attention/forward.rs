@@ -1,10 +1,11 @@
 //! Forward pass.
 
 use super::{Attention, ScoreBias, WORKSPACE, Workspace, head, tiles};
-use crate::columns::{In, Out, for_columns};
+use crate::columns::for_columns;
 use crate::epilogue::{Epilogue, Residual, ResidualPosition};
 use crate::error::{KernelError, elements};
 use crate::gemm::Order;
+use crate::inout::{In, Out};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch};

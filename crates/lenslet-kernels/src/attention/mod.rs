@@ -13,7 +13,7 @@ pub use backward::AttentionSaved;
 use crate::error::{KernelError, elements, expect_len};
 use crate::gemm::PackedMatrix;
 use crate::matrix::{Matrix, MatrixMut};
-use crate::{AlignedBuf, columns::In};
+use crate::{AlignedBuf, inout::In};
 
 /// The shape of a multi-head attention.
 ///

@@ -136,16 +136,11 @@ impl PackedConv {
         dw: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<(), KernelError> {
-        let Scratch { a, b } = scratch;
-        self.weights.winograd.lend(b, |b| {
-            let mut scratch = Scratch {
-                a: std::mem::take(a),
-                b: std::mem::take(b),
-            };
-            let result = shape.weight_gradient(x, dy, dw, &mut scratch);
-            (*a, *b) = (scratch.a, scratch.b);
-            result
-        })
+        let winograd = &mut self.weights.winograd;
+        winograd.trade(&mut scratch.b);
+        let result = shape.weight_gradient(x, dy, dw, scratch);
+        winograd.trade(&mut scratch.b);
+        result
     }
 
     /// Gives back the memory that only packing again would use.

@@ -1,4 +1,4 @@
-//! A depthwise convolution with the 1 x 1 convolutions before and behind it, strip by strip.
+//! A depthwise convolution with the convolutions before and behind it, strip by strip: 1 x 1, or over an image's planes before it.
 //!
 //! One by one, they write their feature maps out and read them in again: the widest of MobileNetV2 is 4.8 MB. Here a thread takes some
 //! rows of the output and computes, a few rows at a time, what these need of the map between, which stays in its caches.
@@ -95,7 +95,7 @@ impl<'a> InvertedResidual<'a> {
             .chain(&self.project)
     }
 
-    /// The depthwise convolution.
+    /// Checks the parts, alone and with each other, and the slices; the depthwise convolution.
     fn check(
         &self,
         n: usize,

@@ -100,13 +100,10 @@ fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
 }
 
 impl Winograd {
-    /// Lends the memory of the transformed weights, which are lost.
-    pub fn lend<R>(&mut self, to: &mut AlignedBuf, run: impl FnOnce(&mut AlignedBuf) -> R) -> R {
-        std::mem::swap(&mut self.transformed.data, to);
-        let result = run(to);
-        std::mem::swap(&mut self.transformed.data, to);
+    /// Trades the memory of the transformed weights, which are lost, for other memory.
+    pub fn trade(&mut self, with: &mut AlignedBuf) {
+        std::mem::swap(&mut self.transformed.data, with);
         self.transformed.data.resize(0);
-        result
     }
 
     /// Drops the weights that are not transformed.

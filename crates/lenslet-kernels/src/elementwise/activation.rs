@@ -1,9 +1,10 @@
 //! Activations over whole buffers, forward and backward, and the sum of two buffers with one.
 
-use crate::columns::{ColumnMap, In, InOut, Layout, Out, map_columns};
+use crate::columns::{ColumnMap, Layout, map_columns};
 use crate::derivative::{Known, with_known};
 use crate::epilogue::Activation;
 use crate::error::{KernelError, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::simd::Simd;
 
 /// What a backward pass takes an activation's derivative from.

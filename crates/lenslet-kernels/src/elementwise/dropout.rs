@@ -1,7 +1,7 @@
 //! Dropout whose mask is a function of a seed and of the element's position, so that it need not be stored.
 
-use crate::columns::{In, InOut, Out};
 use crate::error::KernelError;
+use crate::inout::{In, InOut, Out};
 use crate::pool::{parallel_chunks_mut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

@@ -1,7 +1,8 @@
 //! Scaling by a factor per channel, per sample, or per sample and channel.
 
-use crate::columns::{ColumnMap, ColumnTerms, In, InOut, Layout, Out, channel_sums, map_columns};
+use crate::columns::{ColumnMap, ColumnTerms, Layout, channel_sums, map_columns};
 use crate::error::{KernelError, elements, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::Simd;
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::columns::InOut;
+use crate::inout::InOut;
 use crate::testing::{
     ALL_ACTIVATIONS, activate, activate_derivative, assert_close, poisoned, random, with_each_isa,
 };

@@ -1,7 +1,8 @@
 //! What an optimiser does with parameters and gradients, each in one pass.
 
-use crate::columns::{ColumnMap, ColumnTerms, In, InOut, Layout, Out, channel_sums, map_columns};
+use crate::columns::{ColumnMap, ColumnTerms, Layout, channel_sums, map_columns};
 use crate::error::{KernelError, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::simd::Simd;
 
 /// The sum of the squares, in f64 over blocks of a fixed size; add up several buffers and take the root for a gradient norm.

@@ -1,12 +1,12 @@
 //! Batch norm over `[rows, channels]` (rows are pixels of all images): statistics, the fused forward pass, its gradients.
 
 use crate::columns::{
-    BlockSums, ColumnMap, ColumnTerms, In, InOut, Layout, Merge, Out, channel_sums, map_columns,
-    sum_columns,
+    BlockSums, ColumnMap, ColumnTerms, Layout, Merge, channel_sums, map_columns, sum_columns,
 };
 use crate::derivative::{Known, with_known};
 use crate::epilogue::Activation;
 use crate::error::{KernelError, elements, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::simd::Simd;
 
 /// Writes each channel's mean and biased variance over the `rows` of `x` (`[rows, channels]`).

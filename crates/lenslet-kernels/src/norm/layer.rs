@@ -1,8 +1,9 @@
 //! Layer norm over the last axis of `[rows, channels]`.
 
 use crate::buffer::with_local;
-use crate::columns::{In, InOut, Out, add_repeated};
+use crate::columns::add_repeated;
 use crate::error::{KernelError, elements, expect_len};
+use crate::inout::{In, InOut, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

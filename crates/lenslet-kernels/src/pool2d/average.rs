@@ -2,9 +2,9 @@
 
 use super::{Pool2d, volume};
 use crate::buffer::with_local;
-use crate::columns::{In, Out};
 use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather, rows_per_chunk};
+use crate::inout::{In, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

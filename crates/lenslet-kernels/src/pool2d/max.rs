@@ -1,9 +1,9 @@
 //! Max pooling with the winning tap of each window.
 
 use super::{Axis, Pool2d, volume};
-use crate::columns::{In, Out};
 use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, rows_per_chunk};
+use crate::inout::{In, Out};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 

@@ -51,7 +51,8 @@ thread_local! {
     static PACKED: RefCell<PackedMatrix> = RefCell::new(PackedMatrix::empty());
 }
 
-/// Rows for which a weight is packed once and kept in the caches while it is used: with fewer, it is packed piece by piece.
+/// Rows from which on a weight is packed whole, so that chunks of rows share it; for fewer, which are one chunk, it is packed piece by
+/// piece.
 const MANY_ROWS: usize = 192;
 
 impl Linear {

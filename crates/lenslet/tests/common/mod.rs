@@ -1,5 +1,5 @@
 //! The real binary in a folder of its own.
-#![allow(dead_code)]
+#![allow(dead_code)] // Every test file takes a part of it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
