@@ -4,7 +4,7 @@ use crate::buffer::{Local, with_local};
 use crate::epilogue::Post;
 use crate::moments;
 use crate::panels::Packed;
-use crate::pool::{likely_next, parallel_for};
+use crate::pool::{likely_next, num_threads, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on};
 use crate::tile::{Ahead, Tile, run_tile};
 
@@ -78,31 +78,58 @@ pub(crate) struct Product<'a, R> {
 /// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
 const CHUNK: usize = 1 << 20;
 /// Rows of a chunk at most: their pointers and data stay in the second cache level.
-const CHUNK_ROWS: usize = 192;
+const CHUNK_ROWS: usize = 200;
+/// Chunks a thread, where there is work for them: every chunk reads its rows and its panels from a slow cache level or from memory.
+const CHUNKS_PER_THREAD: usize = 4;
+/// Chunks where the cut must not depend on the number of threads.
+const CHUNKS: usize = 32;
 /// Length of the reduction that is walked at once: a slice of a panel takes 256 KB with AVX-512, 64 KB with AVX2 (a quarter of
 /// that, which the first cache level would hold, is no faster).
 const BLOCK_K: usize = 1024;
 
-/// How a product is cut. A function of the problem only, never of the number of threads.
+/// How a product is cut: into `row_blocks` times `panel_blocks` (over all convolution groups) chunks. What is computed does not depend
+/// on it, except which rows' moments are taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
     pub row_blocks: usize,
-    /// Groups of panels (over all convolution groups).
     pub panel_blocks: usize,
 }
 
-/// Chooses the cut for `rows` x `k` times `panels` panels of altogether `n` columns.
-pub(crate) fn cut(rows: usize, k: usize, n: usize, panels: usize, tile_rows: usize) -> Cut {
-    let total = rows.saturating_mul(k.max(1)).saturating_mul(n);
-    let wanted = (total / CHUNK).clamp(1, 64);
-    let row_blocks = rows.div_ceil(CHUNK_ROWS).max(1);
-    let panel_blocks = wanted.div_ceil(row_blocks).min(panels).max(1);
-    // Too few panels: cut the rows finer, down to two tiles.
-    let finest = rows.div_ceil(2 * tile_rows).max(1);
-    let row_blocks = row_blocks.max(wanted.div_ceil(panel_blocks).min(finest));
-    Cut {
-        row_blocks,
-        panel_blocks,
+/// The size of a product: `rows` x `k`, `per_tap` of them different, times `panels` panels of altogether `n` columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub rows: usize,
+    pub k: usize,
+    pub per_tap: usize,
+    pub n: usize,
+    pub panels: usize,
+    pub tile_rows: usize,
+}
+
+impl Size {
+    /// Of the cuts into some more than `chunks` chunks, the one that reads least.
+    pub fn cut(self, chunks: usize) -> Cut {
+        let work = self
+            .rows
+            .saturating_mul(self.k.max(1))
+            .saturating_mul(self.n);
+        let wanted = (work / CHUNK).clamp(1, chunks);
+        let fewest = self.rows.div_ceil(CHUNK_ROWS).max(1);
+        // Down to two tiles.
+        let most = self.rows.div_ceil(2 * self.tile_rows).max(fewest);
+        let cuts = (fewest..=most.min(wanted.max(fewest))).map(|row_blocks| Cut {
+            row_blocks,
+            panel_blocks: wanted.div_ceil(row_blocks).min(self.panels).max(1),
+        });
+        let fine =
+            |cut: &Cut| cut.row_blocks * cut.panel_blocks >= wanted || cut.row_blocks == most;
+        let reads = |cut: &Cut| {
+            cut.row_blocks * self.k * self.n + cut.panel_blocks * self.rows * self.per_tap
+        };
+        cuts.filter(fine).min_by_key(reads).unwrap_or(Cut {
+            row_blocks: most,
+            panel_blocks: self.panels.max(1),
+        })
     }
 }
 
@@ -120,8 +147,20 @@ impl<R: Rows> Product<'_, R> {
         if rows == 0 || all_panels == 0 {
             return;
         }
-        let n = panels.n * self.weights.groups;
-        let cut = cut(rows, self.weights.k, n, all_panels, panels.tile_rows());
+        let size = Size {
+            rows,
+            k: self.weights.k,
+            per_tap: self.weights.k / self.taps.max(1),
+            n: panels.n * self.weights.groups,
+            panels: all_panels,
+            tile_rows: panels.tile_rows(),
+        };
+        // SAFETY: the caller promised that the post is valid.
+        let moments = self.post.as_ref().and_then(|p| unsafe { p.moments() });
+        let cut = size.cut(match moments {
+            Some(_) => CHUNKS,
+            None => CHUNKS_PER_THREAD * num_threads(),
+        });
         let first_panel = |block: usize| block * all_panels / cut.panel_blocks;
         parallel_for(cut.row_blocks * cut.panel_blocks, |i| {
             let (row, panel) = (i / cut.panel_blocks, i % cut.panel_blocks);
@@ -210,30 +249,32 @@ impl<R: Rows> Chunk<'_, R> {
             let output = (product.output.data.cast_const(), product.output.ld);
             moments::Chunk::new(moments, output, rows, cols)
         });
-        for index in self.panels.clone() {
-            let (group, panel) = (index / panels.count, panels.get(index % panels.count));
-            let weights = product.weights.panel(group, &panel);
-            let next = match index + 1 < self.panels.end {
-                true => Some(index + 1),
-                false => self.next,
-            };
-            let next = next.map(|next| {
-                let panel = panels.get(next % panels.count);
-                product.weights.panel(next / panels.count, &panel).as_ptr()
-            });
-            let first_col = group * product.group_steps[1] + panel.col;
-            for block in Blocks::new(taps, per_tap) {
+        for block in Blocks::new(taps, per_tap) {
+            for index in self.panels.clone() {
+                let (group, panel) = (index / panels.count, panels.get(index % panels.count));
+                let weights = product.weights.panel(group, &panel);
+                let first_col = group * product.group_steps[1] + panel.col;
                 let last = block.last;
                 let b = weights[block.k_start * panel.width..].as_ptr();
-                // A slice of the panel takes as long to come from memory as a few tiles to compute: the next one is asked for
+                // A slice of a panel takes as long to come from memory as a few tiles to compute: the next one is asked for
                 // meanwhile.
                 let slice = block.taps * block.k * panel.width;
+                let (next, start) = match (index + 1 < self.panels.end, last) {
+                    (true, _) => (Some(index + 1), block.k_start),
+                    (false, true) => (self.next, 0),
+                    (false, false) => (
+                        Some(self.panels.start),
+                        block.k_start + block.taps * block.k,
+                    ),
+                };
+                let next = next.map(|next| {
+                    let panel = panels.get(next % panels.count);
+                    product.weights.panel(next / panels.count, &panel)[start * panel.width..]
+                        .as_ptr()
+                });
                 let mut ahead = Ahead {
-                    at: match last {
-                        true => next.unwrap_or(b),
-                        false => b.wrapping_add(slice),
-                    },
-                    left: if last && next.is_none() { 0 } else { slice },
+                    at: next.unwrap_or(b),
+                    left: if next.is_none() { 0 } else { slice },
                 };
                 for (first, count, mr) in runs {
                     if count == 0 {
@@ -263,10 +304,10 @@ impl<R: Rows> Chunk<'_, R> {
                     // the rest is what the caller of `run` promised.
                     unsafe { run_tile(s, mr, panel.vectors, &tile) };
                 }
-            }
-            if let Some(moments) = &mut moments {
-                // SAFETY: the panel's columns of these rows were just written, by this thread.
-                unsafe { moments.sum(s, first_col, panel.cols) };
+                if last && let Some(moments) = &mut moments {
+                    // SAFETY: the panel's columns of these rows were just written, by this thread.
+                    unsafe { moments.sum(s, first_col, panel.cols) };
+                }
             }
         }
         if let Some(moments) = moments {
@@ -377,26 +418,35 @@ mod tests {
     }
 
     #[test]
-    fn cuts_keep_large_chunks() {
+    fn cuts_read_little() {
+        let size = |rows, k, per_tap, n: usize| Size {
+            rows,
+            k,
+            per_tap,
+            n,
+            panels: n.div_ceil(64),
+            tile_rows: 6,
+        };
+        let cut = |row_blocks, panel_blocks| Cut {
+            row_blocks,
+            panel_blocks,
+        };
         // A small layer stays whole, a large one gives every thread something.
-        assert_eq!(
-            cut(49, 64, 64, 1, 6),
-            Cut {
-                row_blocks: 1,
-                panel_blocks: 1
-            }
-        );
-        let resnet = cut(3136, 64, 64, 1, 6);
-        assert!(resnet.row_blocks >= 12 && resnet.panel_blocks == 1);
-        let wide = cut(49, 512, 2048, 32, 6);
-        assert!(wide.panel_blocks == 32 && wide.row_blocks <= 2);
-        let single = cut(1, 25088, 4096, 64, 6);
-        assert_eq!(
-            single,
-            Cut {
-                row_blocks: 1,
-                panel_blocks: 64
-            }
-        );
+        assert_eq!(size(49, 64, 64, 64).cut(8), cut(1, 1));
+        assert_eq!(size(3136, 64, 64, 64).cut(8), cut(16, 1));
+        // Few rows and long panels: the panels are read once.
+        assert_eq!(size(49, 2048, 2048, 512).cut(8), cut(1, 8));
+        assert_eq!(size(49, 4608, 512, 512).cut(8), cut(1, 8));
+        assert_eq!(size(1, 25088, 25088, 4096).cut(8), cut(1, 8));
+        // Too few panels: the rows are cut finer, down to two tiles.
+        assert_eq!(size(49, 2048, 2048, 128).cut(8), cut(4, 2));
+        assert_eq!(size(49, 4096, 4096, 64).cut(8), cut(5, 1));
+        for threads in 1..70 {
+            let cut = size(784, 1152, 128, 512).cut(4 * threads);
+            assert!(
+                cut.row_blocks * cut.panel_blocks >= 4 * threads.min(64),
+                "{cut:?}"
+            );
+        }
     }
 }
