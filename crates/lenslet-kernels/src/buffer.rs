@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut};
 const HUGE_PAGE: usize = 2 << 20;
 const CACHE_LINE: usize = 64;
 
-/// A growable buffer of floats that starts on a cache line; from 2 MB on, it lies on huge pages where the system has them.
+/// A growable buffer of floats that starts on a cache line. Whole huge pages within it are asked for where the system has them. It is not
+/// aligned to them, so that it can take memory that an allocator got back.
 ///
 /// It dereferences to the slice of its current length. Growing does not keep the contents.
 pub struct AlignedBuf {
@@ -71,12 +72,7 @@ fn layout(len: usize) -> Layout {
     let bytes = len
         .checked_mul(size_of::<f32>())
         .expect("buffer size overflows");
-    let align = if bytes >= HUGE_PAGE {
-        HUGE_PAGE
-    } else {
-        CACHE_LINE
-    };
-    Layout::from_size_align(bytes, align).expect("buffer size overflows")
+    Layout::from_size_align(bytes, CACHE_LINE).expect("buffer size overflows")
 }
 
 /// Memory for `len > 0` floats, all zero.
@@ -87,27 +83,41 @@ fn allocate(len: usize) -> *mut f32 {
     if data.is_null() {
         handle_alloc_error(layout);
     }
-    if layout.align() == HUGE_PAGE {
-        advise_huge_pages(data, layout.size());
-    }
+    // SAFETY: the allocation has this size, and nothing is in it yet.
+    unsafe { want_huge_pages(data, layout.size()) };
     // SAFETY: the allocation has this size. All-zero bytes are floats, so the memory is initialised from here on.
     unsafe { data.write_bytes(0, layout.size()) };
     data.cast()
 }
 
+/// Asks for huge pages wherever whole ones fit. An allocator that reuses memory may have small pages there: they are given back first.
+///
+/// # Safety
+///
+/// The bytes must be one allocation, whose contents are lost.
 #[cfg(all(target_os = "linux", not(miri)))]
-fn advise_huge_pages(data: *mut u8, bytes: usize) {
+unsafe fn want_huge_pages(data: *mut u8, bytes: usize) {
     use std::ffi::{c_int, c_void};
+    const MADV_DONTNEED: c_int = 4;
     const MADV_HUGEPAGE: c_int = 14;
     unsafe extern "C" {
         fn madvise(addr: *mut c_void, length: usize, advice: c_int) -> c_int;
     }
-    // SAFETY: the range is one allocation that starts on a huge page; the advice changes no contents. A refusal only costs speed.
-    unsafe { madvise(data.cast(), bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE) };
+    let before = data.align_offset(HUGE_PAGE);
+    let length = bytes.saturating_sub(before) / HUGE_PAGE * HUGE_PAGE;
+    if length == 0 {
+        return;
+    }
+    let start = data.wrapping_add(before).cast();
+    // SAFETY: the range lies within an allocation whose contents nobody needs. A refusal only costs speed.
+    unsafe {
+        madvise(start, length, MADV_DONTNEED);
+        madvise(start, length, MADV_HUGEPAGE);
+    }
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
-fn advise_huge_pages(_: *mut u8, _: usize) {}
+unsafe fn want_huge_pages(_: *mut u8, _: usize) {}
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
@@ -201,7 +211,6 @@ mod tests {
             assert_eq!(slice.as_ptr() as usize % CACHE_LINE, 0);
         }
         assert_eq!(buf.capacity, HUGE_PAGE / 4 + 5);
-        assert_eq!(buf.data as usize % HUGE_PAGE, 0);
         assert!(AlignedBuf::zeroed(9).iter().all(|&x| x == 0.0));
         assert_eq!(AlignedBuf::copy_of(&[1.0, 2.0])[..], [1.0, 2.0]);
     }

@@ -67,13 +67,14 @@ enum Kind {
 
 impl Runner {
     /// Gives `model`'s logits. `input` is `[N, C, H, W]`; `N` pictures are computed together where
-    /// the model is compiled, and any number can be given.
+    /// the model is compiled, and any number can be given. Where nobody else holds the model, the memory
+    /// of each weight goes back when it is packed.
     ///
     /// # Errors
     /// [`TrainError::Engine`] when the model cannot be compiled.
     pub fn logits(
         engine: EngineKind,
-        model: &Model,
+        model: Model,
         input: [usize; 4],
         device: &Device,
     ) -> Result<Self, TrainError> {
@@ -86,7 +87,7 @@ impl Runner {
     /// [`TrainError::Engine`] when the model cannot be compiled.
     pub fn features(
         engine: EngineKind,
-        model: &Model,
+        model: Model,
         input: [usize; 4],
         device: &Device,
     ) -> Result<Self, TrainError> {
@@ -95,15 +96,16 @@ impl Runner {
 
     fn new(
         engine: EngineKind,
-        model: &Model,
+        model: Model,
         input: [usize; 4],
         device: &Device,
         forward: Forward,
     ) -> Result<Self, TrainError> {
         Ok(Self(match engine {
             EngineKind::Compiled => {
-                let options = Options::default();
-                Kind::Compiled(Box::new(Engine::compile(model, input, &options, forward)?))
+                let graph = Graph::capture(&model, input, forward).map_err(EngineError::from)?;
+                drop(model);
+                Kind::Compiled(Box::new(Engine::compile_graph(graph, &Options::default())?))
             }
             EngineKind::Eager => Kind::Eager {
                 model: Box::new(model.valid()),

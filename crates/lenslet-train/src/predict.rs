@@ -92,12 +92,13 @@ impl Predictor {
 
     /// The `k` likeliest classes of each of the picture files, likeliest first, told to `each` in
     /// the order of the files as batches are done; false when `stop` was raised. A file that cannot
-    /// be read is told as an error and stops nothing.
+    /// be read is told as an error and stops nothing. The model ends here, so that its memory goes back as it is
+    /// compiled.
     ///
     /// # Errors
     /// When there are no files, or what `each` says.
     pub fn predict<E: From<TrainError>>(
-        &self,
+        self,
         files: Vec<PathBuf>,
         how: &Predicting,
         each: &mut EachPicture<'_, E>,
@@ -105,7 +106,7 @@ impl Predictor {
     ) -> Result<bool, E> {
         let batch = even_batch(files.len(), how.batch_size);
         let [c, h, w] = self.info.preprocess.output_shape();
-        let runner = Runner::logits(how.engine, &self.model, [batch, c, h, w], &self.device)?;
+        let runner = Runner::logits(how.engine, self.model, [batch, c, h, w], &self.device)?;
         let dataset = Arc::new(FileDataset::unlabelled(files));
         let settings = LoaderConfig {
             batch_size: batch,
@@ -130,7 +131,7 @@ impl Predictor {
             let logits = run_averaged(&runner, batch.images, batch.shape, how.test_time)?;
             let rows = logits.chunks_exact(self.info.classes.len());
             for (row, &index) in rows.zip(&batch.indices) {
-                each(path(index), Ok(self.best(row, how.top)))?;
+                each(path(index), Ok(best(row, &self.info.classes, how.top)))?;
                 told += 1;
             }
             if stop.load(Ordering::Relaxed) && told < dataset.files().len() {
@@ -138,14 +139,14 @@ impl Predictor {
             }
         }
     }
+}
 
-    fn best(&self, logits: &[f32], k: usize) -> Vec<Prediction> {
-        let probabilities = softmax(logits);
-        let best = top_k(logits, k).into_iter();
-        best.map(|class| Prediction {
-            class: self.info.classes[class].clone(),
-            probability: probabilities[class],
-        })
-        .collect()
-    }
+fn best(logits: &[f32], classes: &[String], k: usize) -> Vec<Prediction> {
+    let probabilities = softmax(logits);
+    let best = top_k(logits, k).into_iter();
+    best.map(|class| Prediction {
+        class: classes[class].clone(),
+        probability: probabilities[class],
+    })
+    .collect()
 }

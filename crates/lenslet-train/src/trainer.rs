@@ -307,7 +307,7 @@ impl Trainer {
             self.config.train.engine
         };
         let input = self.input(even_batch(samples, self.config.train.batch_size));
-        let runner = Runner::logits(engine, model, input, &plain)?;
+        let runner = Runner::logits(engine, model.clone(), input, &plain)?;
         let found = evaluate(&runner, val, TestTime::None, &mut |_| (), stop)?;
         Ok(found.map(Measured::Classes))
     }

@@ -43,8 +43,7 @@ use std::path::Path;
 /// When the file cannot be read, is damaged or is no weight file.
 pub fn read(path: &Path) -> Result<Weights, WeightsError> {
     let weights = if safe::is_safetensors(path)? {
-        let bytes = std::fs::read(path).map_err(WeightsError::io("read", path))?;
-        from_safetensors(&bytes, path)?
+        safe::read(path)?
     } else {
         pytorch::read(path)?
     };

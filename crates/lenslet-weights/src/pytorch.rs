@@ -28,6 +28,9 @@ pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
         let reason = format!("it has {size} bytes and claims {claimed} bytes of tensors");
         return Err(format_error(path, reason));
     }
+    // The largest first: while one is decoded, it is in memory twice.
+    let mut entries: Vec<_> = entries.into_iter().collect();
+    entries.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.byte_len()));
     let mut tensors = Vec::with_capacity(entries.len());
     for (name, entry) in entries {
         let stored = stored(entry.dtype()).ok_or_else(|| WeightsError::Type {

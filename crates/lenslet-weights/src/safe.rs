@@ -1,15 +1,18 @@
 //! The safetensors format.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use half::f16;
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensorError, SafeTensors};
+use safetensors::tensor::{Dtype, Metadata, TensorView};
 
 use crate::tensor::{Stored, decode};
 use crate::{Tensor, Values, Weights, WeightsError, names, write_atomic};
+
+/// The bytes of a header that are read at most, as the format's own library has it.
+const LARGEST_HEADER: u64 = 100_000_000;
 
 /// How floats are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub enum Precision {
 /// Whether a file opens like safetensors: the length of its header in eight bytes, then JSON.
 pub(crate) fn is_safetensors(path: &Path) -> Result<bool, WeightsError> {
     let mut opening = Vec::new();
-    std::fs::File::open(path)
+    File::open(path)
         .and_then(|file| file.take(9).read_to_end(&mut opening))
         .map_err(WeightsError::io("read", path))?;
     // A pickle or zip archive has neither the brace in ninth place nor zeros, the upper bytes of the
@@ -36,27 +39,77 @@ pub(crate) fn is_safetensors(path: &Path) -> Result<bool, WeightsError> {
 /// # Errors
 /// When they are damaged or hold a tensor of a type that no weights have.
 pub fn from_safetensors(bytes: &[u8], path: &Path) -> Result<Weights, WeightsError> {
-    let damaged = |e: SafeTensorError| WeightsError::Format {
+    from_reader(bytes, bytes.len() as u64, path)
+}
+
+/// Reads a `.safetensors` file, tensor by tensor: the memory is that of the values.
+pub(crate) fn read(path: &Path) -> Result<Weights, WeightsError> {
+    let file = File::open(path).map_err(WeightsError::io("read", path))?;
+    let len = file
+        .metadata()
+        .map_err(WeightsError::io("read", path))?
+        .len();
+    from_reader(file, len, path)
+}
+
+fn from_reader(mut from: impl Read, len: u64, path: &Path) -> Result<Weights, WeightsError> {
+    let damaged = |reason: &str| WeightsError::Format {
         path: path.to_path_buf(),
-        reason: format!("{e} ({} bytes)", bytes.len()),
+        reason: format!("{reason} ({len} bytes)"),
     };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
-    let metadata = header.metadata().clone().unwrap_or_default();
-    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
-    let mut tensors = Vec::with_capacity(file.len());
-    for (name, view) in file.iter() {
-        let stored = stored(view.dtype()).ok_or_else(|| WeightsError::Type {
+    if len < 8 {
+        return Err(damaged("it has no header"));
+    }
+    let mut fill =
+        |bytes: &mut [u8]| (from.read_exact(bytes)).map_err(WeightsError::io("read", path));
+    let mut header = [0; 8];
+    fill(&mut header)?;
+    let header = u64::from_le_bytes(header);
+    if header > LARGEST_HEADER || header > len - 8 {
+        return Err(damaged("its header is not whole"));
+    }
+    let mut json = vec![0; header as usize];
+    fill(&mut json)?;
+    let header: Metadata = serde_json::from_slice(&json).map_err(|e| damaged(&e.to_string()))?;
+    if header.data_len() as u64 != len - 8 - json.len() as u64 {
+        return Err(damaged("its tensors are not as long as its header says"));
+    }
+    let names = header.offset_keys();
+    let mut tensors = Vec::with_capacity(names.len());
+    // Tensors lie one behind the other, which the header was checked for.
+    for name in names {
+        let Some(info) = header.info(&name) else {
+            continue;
+        };
+        let stored = stored(info.dtype).ok_or_else(|| WeightsError::Type {
             path: path.to_path_buf(),
-            tensor: name.to_string(),
-            found: format!("{:?}", view.dtype()),
+            tensor: name.clone(),
+            found: format!("{:?}", info.dtype),
         })?;
+        let bytes = info.data_offsets.1 - info.data_offsets.0;
+        let values = match stored {
+            Stored::F32 => {
+                let mut values = vec![0f32; bytes / size_of::<f32>()];
+                fill(bytemuck::cast_slice_mut(&mut values))?;
+                for value in &mut values {
+                    *value = f32::from_bits(u32::from_le(value.to_bits()));
+                }
+                Values::F32(values)
+            }
+            _ => {
+                let mut raw = vec![0; bytes];
+                fill(&mut raw)?;
+                decode(&raw, stored)
+            }
+        };
         tensors.push(Tensor {
-            name: name.to_string(),
-            shape: view.shape().to_vec(),
-            values: decode(view.data(), stored),
+            name,
+            shape: info.shape.clone(),
+            values,
         });
     }
     names::clean(&mut tensors);
+    let metadata = header.metadata().clone().unwrap_or_default();
     Ok(Weights { tensors, metadata })
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use lenslet_graph::{Field, Graph, Node, Op, ValueId};
 use lenslet_kernels::{
-    Activation, Algorithm, Conv2d, ConvTranspose2d, KernelError, Matrix, PackedConv, PackedMatrix,
-    Pass, PlanesConv,
+    Activation, Algorithm, Conv2d, ConvTranspose2d, KernelError, Matrix, Order, PackedConv,
+    PackedMatrix, Pass, PlanesConv,
 };
 
 use crate::fuse::{Gate, Kind, Layer, Tail};
@@ -46,6 +46,7 @@ pub(crate) fn plan(
         users: users.iter().map(Vec::len).collect(),
         views: HashMap::new(),
         homes: HashMap::new(),
+        linear: HashMap::new(),
         buffers: Vec::new(),
         constants: Vec::new(),
         steps: Vec::new(),
@@ -61,6 +62,7 @@ pub(crate) fn plan(
         planner.find_homes(&layers);
     }
     let blocks = planner.find_blocks(&layers);
+    planner.pack_linear(&layers)?;
     for (i, layer) in layers.iter().enumerate() {
         planner.name.clone_from(&layer.name);
         planner.field.clone_from(&fields[layer.output.index()]);
@@ -83,6 +85,8 @@ struct Planner<'a> {
     views: HashMap<ValueId, View>,
     /// Values that are written where the concatenation that reads them wants them.
     homes: HashMap<ValueId, View>,
+    /// Packed weights of linear layers, by the layers' outputs.
+    linear: HashMap<ValueId, PackedMatrix>,
     /// Floats of every buffer.
     buffers: Vec<usize>,
     constants: Vec<Vec<f32>>,
@@ -124,6 +128,45 @@ impl Planner<'_> {
             to,
             field: self.field.clone(),
         });
+    }
+
+    /// Packs the weights of linear layers, the largest first: while one is packed, it is in memory twice, and everything else once.
+    fn pack_linear(&mut self, layers: &[Layer]) -> Result<(), EngineError> {
+        let mut linear: Vec<_> = layers
+            .iter()
+            .filter_map(|layer| match &layer.kind {
+                Kind::Linear {
+                    weight,
+                    order,
+                    k,
+                    n,
+                    ..
+                } => Some((k * n, layer, weight, *order, [*k, *n])),
+                _ => None,
+            })
+            .collect();
+        linear.sort_by_key(|(size, ..)| std::cmp::Reverse(*size));
+        for (_, layer, weight, order, shape) in linear {
+            self.name.clone_from(&layer.name);
+            let packed = self.packed_linear(weight, order, shape)?;
+            self.linear.insert(layer.output, packed);
+        }
+        Ok(())
+    }
+
+    fn packed_linear(
+        &mut self,
+        weight: &Weight,
+        order: Order,
+        [k, n]: [usize; 2],
+    ) -> Result<PackedMatrix, EngineError> {
+        let ld = match order {
+            Order::Transposed => k,
+            Order::RowMajor => n,
+        };
+        self.packed(weight, |_, numbers| {
+            PackedMatrix::new(Matrix::new(numbers, ld), order, k, n)
+        })
     }
 
     /// Finds the values that can be written into the output of the concatenation that joins them.
@@ -176,22 +219,11 @@ impl Planner<'_> {
                 gate,
                 tail,
             } => self.conv(*node, weight, *gate, tail, layer.output),
-            Kind::Linear {
-                x,
-                weight,
-                order,
-                k,
-                n,
-                tail,
-            } => {
-                let x = self.rows(*x)?;
-                let ld = match order {
-                    lenslet_kernels::Order::Transposed => *k,
-                    lenslet_kernels::Order::RowMajor => *n,
+            Kind::Linear { x, tail, .. } => {
+                let Some(packed) = self.linear.remove(&layer.output) else {
+                    unreachable!("`pack_linear` packs every one")
                 };
-                let packed = self.packed(weight, |_, numbers| {
-                    PackedMatrix::new(Matrix::new(numbers, ld), *order, *k, *n)
-                })?;
+                let x = self.rows(*x)?;
                 let residual = match tail.residual {
                     Some(id) => Some(self.rows(id)?),
                     None => None,

@@ -82,7 +82,7 @@ impl Trainer {
         let plain = self.device.clone().without_autodiff();
         Runner::features(
             self.config.train.engine,
-            &self.model().valid(),
+            self.model().valid(),
             input,
             &plain,
         )

@@ -26,7 +26,7 @@ pub fn run(args: &EvalArgs, common: &Common, threads: usize) -> Result<Ended> {
     let data = source.part(args.split, &info.classes)?;
     let batch = even_batch(data.len(), args.batch_size);
     let [c, h, w] = info.preprocess.output_shape();
-    let runner = Runner::logits(args.engine, &model, [batch, c, h, w], &device())?;
+    let runner = Runner::logits(args.engine, model, [batch, c, h, w], &device())?;
     let settings = LoaderConfig {
         workers: threads,
         batch_size: batch,

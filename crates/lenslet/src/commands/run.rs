@@ -22,8 +22,9 @@ pub fn run(args: &RunArgs, common: &Common) -> Result<Ended> {
     let targets = targets(args)?;
     let input = npy::read(&args.input)?;
     let device = device();
-    let (model, info) = model::open_named(&args.named, args.build.options(), &device, common)?;
-    let model = model.valid();
+    let (opened, info) = model::open_named(&args.named, args.build.options(), &device, common)?;
+    let model = opened.valid();
+    drop(opened);
     let shape = fitting(&args.input, &input, &info.architecture)?;
     if input.kind == ElementKind::U8 && !common.quiet {
         eprintln!("the bytes are taken as the numbers 0 to 255; nothing scales or normalises them");
@@ -38,6 +39,8 @@ pub fn run(args: &RunArgs, common: &Common) -> Result<Ended> {
     let shapes: Vec<Vec<usize>> = outputs.map(|&id| graph.value(id).shape.clone()).collect();
     let mut runner = match args.engine {
         EngineKind::Compiled => {
+            // The memory of a weight goes back when it is packed.
+            drop(model);
             let options = Options {
                 exact: args.exact,
                 ..Options::default()
