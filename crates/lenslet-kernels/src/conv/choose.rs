@@ -141,7 +141,8 @@ mod tests {
         };
         let cases = [
             (conv(1, 56, 64, 64, 3), Algorithm::WinogradF4),
-            (conv(1, 14, 256, 256, 3), Algorithm::WinogradF4),
+            (conv(1, 14, 256, 256, 3), Algorithm::WinogradF2),
+            (conv(8, 14, 256, 256, 3), Algorithm::WinogradF4),
             // On small maps transformed weights are most of the traffic.
             (conv(1, 7, 512, 512, 3), Algorithm::WinogradF2),
             (conv(8, 7, 512, 512, 3), Algorithm::WinogradF4),
