@@ -8,8 +8,8 @@
 //! - The number of threads is what the process may use (affinity, cgroup quota) or what [`set_num_threads`] says.
 //! - A call from inside a chunk, or while another thread's job runs, does all its chunks on the calling thread.
 //! - A panic in a chunk reaches the caller after the other chunks are done.
-//! - What a chunk computes must not depend on who runs it. Choose chunk boundaries from the problem, never from
-//!   [`num_threads`], and results do not depend on the number of threads.
+//! - What a chunk computes must not depend on who runs it. Where chunk boundaries change a result, choose them from the problem,
+//!   never from [`num_threads`], and results do not depend on the number of threads.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
