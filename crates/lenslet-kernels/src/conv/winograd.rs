@@ -522,8 +522,8 @@ pub(super) fn choose(
     if !serves(shape) || c_in < 16 || c_out < 16 {
         return None;
     }
-    // A weight that is read from memory costs as much as 16 operations (22 to 34 would pass meanwhile on two cores, some of which do), one
-    // that is transformed and written first as 50.
+    // A weight that is read from memory costs as much as 16 operations (two cores could do 22 to 34 meanwhile, and some of that time they
+    // do), one that is transformed and written first as 50.
     let weight = c_in * c_out * if packs { 50 } else { 16 };
     let cost = |size: Size| {
         let tiles = shape.n * output[0].div_ceil(size.out()) * output[1].div_ceil(size.out());

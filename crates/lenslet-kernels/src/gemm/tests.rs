@@ -247,9 +247,8 @@ fn every_epilogue() {
 
 #[test]
 fn results_do_not_depend_on_threads() {
-    let (m, k, n) = (300, 64, 130);
-    let (a, b) = (random(m * k, 1), random(k * n, 2));
-    let run = || {
+    let run = |[m, k, n]: [usize; 3]| {
+        let (a, b) = (random(m * k, 1), random(k * n, 2));
         let packed = PackedMatrix::new(Matrix::new(&b, n), Order::RowMajor, k, n).unwrap();
         let mut c = poisoned(m * n);
         packed
@@ -265,11 +264,14 @@ fn results_do_not_depend_on_threads() {
         (c, d)
     };
     with_each_isa(|_| {
-        crate::pool::set_num_threads(1);
-        let one = run();
-        for threads in [2, 3, 5] {
-            crate::pool::set_num_threads(threads);
-            assert_eq!(run(), one);
+        // Many rows; and a reduction in several blocks, with several panels in a chunk.
+        for size in [[300, 64, 130], [50, 2100, 520]] {
+            crate::pool::set_num_threads(1);
+            let one = run(size);
+            for threads in [2, 3, 5] {
+                crate::pool::set_num_threads(threads);
+                assert!(run(size) == one, "{size:?}, {threads} threads");
+            }
         }
         crate::pool::set_num_threads(0);
     });
