@@ -37,7 +37,17 @@ pub fn outputs(model: &Model, x: Tensor<4>) -> Outputs {
 /// # Errors
 /// When the model cannot take images of that size.
 pub fn compile(model: Model, shape: [usize; 4], options: &Options) -> Result<Session, EngineError> {
-    let graph = Graph::capture(&model, shape, outputs)?;
+    compile_with(model, shape, options, outputs)
+}
+
+/// As [`compile`], for what `forward` gives.
+fn compile_with<O: Into<Outputs>>(
+    model: Model,
+    shape: [usize; 4],
+    options: &Options,
+    forward: impl FnOnce(&Model, Tensor<4>) -> O,
+) -> Result<Session, EngineError> {
+    let graph = Graph::capture(&model, shape, forward)?;
     drop(model);
     Engine::compile_graph(graph, options)
 }
@@ -103,9 +113,8 @@ impl Runner {
     ) -> Result<Self, TrainError> {
         Ok(Self(match engine {
             EngineKind::Compiled => {
-                let graph = Graph::capture(&model, input, forward).map_err(EngineError::from)?;
-                drop(model);
-                Kind::Compiled(Box::new(Engine::compile_graph(graph, &Options::default())?))
+                let session = compile_with(model, input, &Options::default(), forward)?;
+                Kind::Compiled(Box::new(session))
             }
             EngineKind::Eager => Kind::Eager {
                 model: Box::new(model.valid()),

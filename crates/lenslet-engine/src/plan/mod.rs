@@ -130,7 +130,7 @@ impl Planner<'_> {
         });
     }
 
-    /// Packs the weights of linear layers, the largest first: while one is packed, it is in memory twice, and everything else once.
+    /// Packs the weights of linear layers, the largest first, since the one being packed is in memory twice and what is packed grows.
     fn pack_linear(&mut self, layers: &[Layer]) -> Result<(), EngineError> {
         let mut linear: Vec<_> = layers
             .iter()
@@ -141,12 +141,12 @@ impl Planner<'_> {
                     k,
                     n,
                     ..
-                } => Some((k * n, layer, weight, *order, [*k, *n])),
+                } => Some((layer, weight, *order, [*k, *n])),
                 _ => None,
             })
             .collect();
-        linear.sort_by_key(|(size, ..)| std::cmp::Reverse(*size));
-        for (_, layer, weight, order, shape) in linear {
+        linear.sort_by_key(|(.., [k, n])| std::cmp::Reverse(k * n));
+        for (layer, weight, order, shape) in linear {
             self.name.clone_from(&layer.name);
             let packed = self.packed_linear(weight, order, shape)?;
             self.linear.insert(layer.output, packed);
