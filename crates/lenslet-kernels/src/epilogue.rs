@@ -87,7 +87,8 @@ impl Activation {
     }
 }
 
-struct ApplySlice<'a>(Activation, &'a mut [f32]);
+/// A function of every element of a slice.
+pub(crate) struct ApplySlice<'a>(pub Activation, pub &'a mut [f32]);
 
 impl Kernel for ApplySlice<'_> {
     type Output = ();

@@ -2,7 +2,7 @@
 
 use super::Conv2d;
 use super::winograd::{self, Size};
-use super::winograd_gradient;
+use super::{narrow, winograd_gradient};
 
 /// Which way data flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +26,8 @@ pub enum Algorithm {
     WinogradF4,
     /// One input and one output channel per group, vectors across channels.
     Depthwise,
+    /// Few output channels and no horizontal stride, vectors across columns.
+    Narrow,
 }
 
 impl Algorithm {
@@ -37,14 +39,16 @@ impl Algorithm {
             Algorithm::WinogradF2 => "winograd-f2",
             Algorithm::WinogradF4 => "winograd-f4",
             Algorithm::Depthwise => "depthwise",
+            Algorithm::Narrow => "narrow",
         }
     }
 
     /// All of them.
-    pub const ALL: [Algorithm; 5] = [
+    pub const ALL: [Algorithm; 6] = [
         Algorithm::Depthwise,
         Algorithm::Indirect,
         Algorithm::KernelRows,
+        Algorithm::Narrow,
         Algorithm::WinogradF2,
         Algorithm::WinogradF4,
     ];
@@ -52,7 +56,10 @@ impl Algorithm {
     /// How many times the rounding error of a plain sum of products it may have.
     pub fn error_factor(self) -> f64 {
         match self {
-            Algorithm::Indirect | Algorithm::KernelRows | Algorithm::Depthwise => 1.0,
+            Algorithm::Indirect
+            | Algorithm::KernelRows
+            | Algorithm::Depthwise
+            | Algorithm::Narrow => 1.0,
             // Sums of the largest rows of the transforms' matrices bound how much rounding is amplified; these are near what is
             // seen on random data, times four.
             Algorithm::WinogradF2 => 4.0,
@@ -67,6 +74,7 @@ impl Algorithm {
             Algorithm::KernelRows => pass == Pass::Forward && shape.reads_kernel_rows(),
             Algorithm::WinogradF2 | Algorithm::WinogradF4 => winograd::serves(shape),
             Algorithm::Depthwise => shape.is_depthwise(),
+            Algorithm::Narrow => narrow::serves(shape, pass),
         }
     }
 
@@ -89,6 +97,7 @@ impl Algorithm {
             Algorithm::WinogradF2 | Algorithm::WinogradF4 => {
                 winograd::serves(shape) && !shape.reads_kernel_rows()
             }
+            Algorithm::Narrow => false,
         }
     }
 
@@ -111,6 +120,9 @@ impl Algorithm {
     fn choose_for(shape: &Conv2d, pass: Pass, packs: bool) -> Algorithm {
         if shape.is_depthwise() {
             return Algorithm::Depthwise;
+        }
+        if narrow::choose(shape, pass) {
+            return Algorithm::Narrow;
         }
         if Algorithm::KernelRows.serves(shape, pass) {
             return Algorithm::KernelRows;
@@ -152,7 +164,8 @@ mod tests {
             (conv(1, 56, 64, 64, 3).groups(2), Algorithm::Indirect),
             (conv(1, 56, 64, 256, 1), Algorithm::Indirect),
             (conv(1, 224, 3, 64, 7).stride(2), Algorithm::KernelRows),
-            (conv(1, 28, 1, 6, 5), Algorithm::KernelRows),
+            (conv(1, 28, 6, 16, 5), Algorithm::KernelRows),
+            (conv(1, 28, 1, 2, 5), Algorithm::Narrow),
             (conv(1, 112, 32, 32, 3).groups(32), Algorithm::Depthwise),
         ];
         for (shape, want) in cases {

@@ -1,7 +1,7 @@
 //! Gradients of weight and bias.
 
 use super::depthwise_gradient::weight_gradient;
-use super::indirect::{joined_columns, joined_shape, merged_groups, pad_input};
+use super::indirect::{merged_groups, pad_input};
 use super::winograd::Size;
 use super::{Algorithm, Conv2d, winograd_gradient};
 use crate::buffer::{Scratch, with_local};
@@ -11,8 +11,34 @@ use crate::inout::In;
 use crate::matrix::Matrix;
 use crate::outer::{Outer, Side, Span};
 use crate::pool::{SharedMut, parallel_chunks_mut, parallel_for};
-use crate::simd::{Kernel, Simd, dispatch, isa};
+use crate::simd::{Isa, Kernel, Simd, dispatch, isa};
 use crate::tile::geometry;
+
+/// How many neighbouring columns of the output are computed as one pixel with the channels of all of them: a kernel that reads its
+/// rows whole only gets that much wider, while more of a vector is filled.
+fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
+    let (lanes, _) = geometry(isa);
+    // A column more makes the rows longer by a stride, which must be less than a kernel of its own.
+    let most = match shape.stride[1] < shape.kernel[1] {
+        true => lanes / shape.c_out,
+        false => 1,
+    };
+    (2..=most)
+        .rev()
+        .find(|&m| columns.is_multiple_of(m))
+        .unwrap_or(1)
+}
+
+/// The convolution that computes so many joined columns as one: a column's kernel lies a stride further right than the last.
+fn joined_shape(shape: &Conv2d, joined: usize) -> Conv2d {
+    let ([kh, kw], [sy, sx]) = (shape.kernel, shape.stride);
+    Conv2d {
+        c_out: joined * shape.c_out,
+        kernel: [kh, kw + (joined - 1) * sx],
+        stride: [sy, joined * sx],
+        ..*shape
+    }
+}
 
 impl Conv2d {
     /// Writes the weight's gradient to `dw` (`[c_out, c_in / groups, kh, kw]`), given the input `x` and the output's
@@ -73,7 +99,7 @@ impl Conv2d {
             }
             Algorithm::WinogradF2 => Some(Size::F2),
             Algorithm::WinogradF4 => Some(Size::F4),
-            Algorithm::Indirect | Algorithm::KernelRows => None,
+            Algorithm::Indirect | Algorithm::KernelRows | Algorithm::Narrow => None,
         };
         if let Some(size) = size {
             // SAFETY: as above.

@@ -95,15 +95,6 @@ struct Phase {
     out_offset: [usize; 2],
 }
 
-impl Phase {
-    /// Makes it one that covers the whole output.
-    fn spread(&mut self, taps: &[[isize; 2]], grid: [usize; 2], in_step: [usize; 2]) {
-        self.taps = taps.to_vec();
-        (self.grid, self.in_step) = (grid, in_step);
-        (self.out_step, self.out_offset) = ([1, 1], [0, 0]);
-    }
-}
-
 /// Weights for [`super::Algorithm::Indirect`] and [`super::Algorithm::KernelRows`].
 #[derive(Debug, Default)]
 pub(super) struct Indirect {
@@ -111,50 +102,7 @@ pub(super) struct Indirect {
     zero: AlignedBuf,
     dense: AlignedBuf,
     kernel_rows: bool,
-    /// With more than 1, the second phase computes so many neighbouring columns of the output as one pixel.
-    joined: usize,
 }
-
-/// How many neighbouring columns of the output are computed as one pixel with the channels of all of them: a kernel that reads its
-/// rows whole only gets that much wider, while more of a vector is filled.
-pub(super) fn joined_columns(shape: &Conv2d, columns: usize, isa: Isa) -> usize {
-    let (lanes, _) = geometry(isa);
-    // A column more makes the rows longer by a stride, which must be less than a kernel of its own.
-    let most = match shape.stride[1] < shape.kernel[1] {
-        true => lanes / shape.c_out,
-        false => 1,
-    };
-    (2..=most)
-        .rev()
-        .find(|&m| columns.is_multiple_of(m))
-        .unwrap_or(1)
-}
-
-/// The convolution that computes so many joined columns as one: a column's kernel lies a stride further right than the last.
-pub(super) fn joined_shape(shape: &Conv2d, joined: usize) -> Conv2d {
-    let ([kh, kw], [sy, sx]) = (shape.kernel, shape.stride);
-    Conv2d {
-        c_out: joined * shape.c_out,
-        kernel: [kh, kw + (joined - 1) * sx],
-        stride: [sy, joined * sx],
-        ..*shape
-    }
-}
-
-/// Its weight.
-fn join(shape: &Conv2d, wide: &Conv2d, weight: &[f32], to: &mut AlignedBuf) {
-    let to = to.resize(wide.weight_len());
-    to.fill(0.0);
-    // Rows of the kernels of all outputs and inputs, column after column.
-    let ([kh, kw], rows) = (shape.kernel, shape.c_out * shape.c_in);
-    for (at, to) in to.chunks_exact_mut(wide.kernel[1]).enumerate() {
-        let (column, row) = (at / (rows * kh), at % (rows * kh));
-        to[column * shape.stride[1]..][..kw].copy_from_slice(&weight[row * kw..][..kw]);
-    }
-}
-
-/// Floats of the widest vector.
-const MOST_LANES: usize = 16;
 
 /// How many neighbouring groups are computed as one dense group, so that narrow groups fill a vector.
 pub(super) fn merged_groups(shape: &Conv2d, isa: Isa) -> usize {
@@ -208,28 +156,17 @@ impl Indirect {
         };
         self.kernel_rows = kernel_rows;
         self.zero.resize(shape.c_in).fill(0.0);
-        self.joined = match kernel_rows {
-            true => joined_columns(shape, output[1], isa()),
-            false => 1,
-        };
         self.set_phase(0, shape, weight, &taps, true);
-        self.phases[0].spread(&positions, output, shape.stride);
-        if self.joined > 1 {
-            let mut dense = std::mem::take(&mut self.dense);
-            let wide = joined_shape(shape, self.joined);
-            join(shape, &wide, weight, &mut dense);
-            let taps: Vec<usize> = (0..wide.taps()).collect();
-            self.set_phase(1, &wide, &dense, &taps, true);
-            self.dense = dense;
-            let grid = [output[0], output[1] / self.joined];
-            self.phases[1].spread(&positions, grid, wide.stride);
-        }
-        self.phases.truncate(if self.joined > 1 { 2 } else { 1 });
+        let phase = &mut self.phases[0];
+        phase.taps = positions;
+        (phase.grid, phase.in_step) = (output, shape.stride);
+        (phase.out_step, phase.out_offset) = ([1, 1], [0, 0]);
+        self.phases.truncate(1);
     }
 
     /// Packs the weight for the input gradient: a phase per residue of the input position by the stride.
     pub fn pack_gradient(&mut self, shape: &Conv2d, weight: &[f32]) {
-        (self.kernel_rows, self.joined) = (false, 1);
+        self.kernel_rows = false;
         self.zero.resize(shape.c_out).fill(0.0);
         let [sy, sx] = shape.stride;
         let mut count = 0;
@@ -341,9 +278,9 @@ impl Indirect {
         n: usize,
         x: Matrix<'_>,
         input: [usize; 2],
-        mut output: [usize; 2],
-        mut y: Output,
-        mut post: Post,
+        output: [usize; 2],
+        y: Output,
+        post: Post,
         padded: &mut AlignedBuf,
     ) {
         if shape.is_pointwise() {
@@ -357,26 +294,7 @@ impl Indirect {
         } else {
             (x.data.as_ptr(), x.ld, input)
         };
-        let mut phases = &self.phases[..];
-        let mut bias = [0.0; MOST_LANES];
-        if self.joined > 1 {
-            // Columns are joined where nothing in the epilogue knows one channel from another but the bias.
-            let plain = post.scale.is_null() && post.residual.is_null() && post.moments.is_null();
-            let together = plain && y.ld == shape.c_out;
-            phases = &phases[usize::from(together)..][..1];
-            if together {
-                output[1] /= self.joined;
-                y.ld *= self.joined;
-                if !post.bias.is_null() {
-                    for (i, to) in bias[..y.ld].iter_mut().enumerate() {
-                        // SAFETY: the caller's promise: the bias has a number for every channel.
-                        *to = unsafe { *post.bias.add(i % shape.c_out) };
-                    }
-                    post.bias = bias.as_ptr();
-                }
-            }
-        }
-        for phase in phases {
+        for phase in &self.phases {
             let axis = |f: fn(isize, isize) -> isize, axis: usize| {
                 phase
                     .taps

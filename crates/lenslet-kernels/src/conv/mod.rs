@@ -9,6 +9,7 @@ mod depthwise_gradient;
 mod depthwise_tile;
 mod gradient;
 mod indirect;
+mod narrow;
 mod packed;
 mod planes;
 mod strips;

@@ -2,6 +2,7 @@
 
 use super::depthwise::Depthwise;
 use super::indirect::Indirect;
+use super::narrow::Narrow;
 use super::winograd::{self, Size, Winograd};
 use super::{Algorithm, Conv2d, Pass};
 use crate::buffer::Scratch;
@@ -30,6 +31,7 @@ pub(super) struct Weights {
     pub indirect: Indirect,
     winograd: Winograd,
     pub depthwise: Depthwise,
+    narrow: Narrow,
 }
 
 impl PackedConv {
@@ -63,6 +65,7 @@ impl PackedConv {
                 indirect: Indirect::default(),
                 winograd: Winograd::new(),
                 depthwise: Depthwise::new(),
+                narrow: Narrow::default(),
             },
         };
         packed.repack_as(shape, pass, algorithm, weight)?;
@@ -107,6 +110,7 @@ impl PackedConv {
             indirect,
             winograd,
             depthwise,
+            narrow,
         } = &mut self.weights;
         let (shape, forward) = (&self.shape, self.pass == Pass::Forward);
         match self.algorithm {
@@ -118,6 +122,7 @@ impl PackedConv {
             Algorithm::WinogradF2 => winograd.pack(Size::F2, shape, weight, forward),
             Algorithm::WinogradF4 => winograd.pack(Size::F4, shape, weight, forward),
             Algorithm::Depthwise => depthwise.pack(shape, self.output, self.pass, weight),
+            Algorithm::Narrow => narrow.pack(shape, self.pass, weight),
         }
         Ok(())
     }
@@ -165,6 +170,7 @@ impl PackedConv {
             Algorithm::Indirect | Algorithm::KernelRows => weights.indirect.isa(),
             Algorithm::WinogradF2 | Algorithm::WinogradF4 => weights.winograd.isa(),
             Algorithm::Depthwise => weights.depthwise.isa(),
+            Algorithm::Narrow => weights.narrow.isa(),
         }
     }
 
@@ -234,6 +240,8 @@ impl PackedConv {
             Algorithm::Depthwise => unsafe {
                 (weights.depthwise).run(n, c_in, x, input, output, y, post);
             },
+            // SAFETY: as above.
+            Algorithm::Narrow => unsafe { weights.narrow.run(n, x, input, output, y, post) },
         }
         Ok(())
     }

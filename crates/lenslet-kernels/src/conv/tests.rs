@@ -276,6 +276,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn convolutions_to_few_channels_match_the_reference(
+        n in 1usize..3, h in 1usize..9, w in 1usize..40, c_in in prop_oneof![1usize..9, 15usize..18], c_out in 1usize..9,
+        kernel in [1usize..6, 1usize..6], stride in 1usize..3, padding in [0usize..4, 0usize..4, 0usize..4, 0usize..4],
+        dilation in [1usize..3, 1usize..3], pads in [0usize..4, 0usize..4], seed: u64,
+    ) {
+        let shape = Conv2d {
+            padding,
+            dilation,
+            stride: [stride, 1],
+            ..Conv2d::new([n, h, w, c_in], c_out, kernel)
+        };
+        prop_assume!(shape.output_size().is_ok());
+        prop_assert!(Algorithm::Narrow.serves(&shape, Pass::Forward));
+        let problem = Problem::new(shape, seed);
+        with_each_isa(|_| problem.check_all(pads));
+    }
+}
+
 /// Shapes that take the branches which random small ones seldom reach.
 #[test]
 fn particular_shapes() {
@@ -283,6 +305,9 @@ fn particular_shapes() {
         // Stems.
         Conv2d::new([1, 30, 34, 3], 64, [7, 7]).stride(2).padding(3),
         Conv2d::new([2, 28, 28, 1], 6, [5, 5]).padding(2),
+        // LeNet-5's, and one of several chunks of rows.
+        Conv2d::new([3, 14, 14, 6], 16, [5, 5]),
+        Conv2d::new([1, 75, 200, 7], 5, [5, 5]),
         // Pointwise, and pointwise with stride.
         Conv2d::new([2, 9, 9, 70], 80, [1, 1]),
         Conv2d::new([2, 9, 9, 40], 72, [1, 1]).stride(2),

@@ -114,17 +114,22 @@ impl Weighted for Conv {
 
     fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {
         let Conv2d { n, h, w, c_in, .. } = self.shape;
-        let (shape, way, weight) = match self.turned(weight) {
-            Some((shape, weight)) => (shape, Pass::Forward, weight),
-            None => (self.flat(), Pass::InputGradient, self.flat_weight(weight)),
-        };
+        let (shape, weight) = (self.flat(), self.flat_weight(weight));
         let (dy, channels) = (
             Matrix::new(dy.data(), self.shape.c_out),
             c_in * self.joined(),
         );
         let epilogue = &added(other, channels);
         Values::written(&[n, h, w, c_in], |dx| {
-            pass(&shape, way, &weight, dy, dx, channels, epilogue);
+            pass(
+                &shape,
+                Pass::InputGradient,
+                &weight,
+                dy,
+                dx,
+                channels,
+                epilogue,
+            );
         })
     }
 
@@ -185,42 +190,6 @@ impl Conv {
                 channels_last([c_out, c_in, taps], weight.data(), flat).expect(CHECKED);
             }),
         }
-    }
-
-    /// The input gradient as a forward pass by the turned kernel, where a few channels on both sides make that the faster way:
-    /// it reads kernel rows.
-    fn turned(&self, weight: &Values) -> Option<(Conv2d, Values)> {
-        const FEW: usize = 8;
-        let shape = &self.shape;
-        let [oh, ow] = shape.output_size().ok()?;
-        let [kh, kw] = shape.kernel;
-        let [top, left, bottom, right] = shape.padding;
-        let turned = Conv2d {
-            h: oh,
-            w: ow,
-            c_in: shape.c_out,
-            c_out: shape.c_in,
-            padding: [
-                (kh - 1).checked_sub(top)?,
-                (kw - 1).checked_sub(left)?,
-                (kh - 1).checked_sub(bottom)?,
-                (kw - 1).checked_sub(right)?,
-            ],
-            ..*shape
-        };
-        let simple = shape.stride == [1, 1] && shape.dilation == [1, 1] && shape.groups == 1;
-        let serves = Algorithm::KernelRows.serves(&turned, Pass::Forward);
-        if self.joined() > 1 || !simple || !serves || shape.c_in >= FEW {
-            return None;
-        }
-        let taps = kh * kw;
-        let turned_weight = Values::written(&[shape.c_in, shape.c_out, kh, kw], |to| {
-            for (at, to) in to.iter_mut().enumerate() {
-                let (i, o, tap) = (at / taps / shape.c_out, at / taps % shape.c_out, at % taps);
-                *to = weight.data()[(o * shape.c_in + i) * taps + taps - 1 - tap];
-            }
-        });
-        Some((turned, turned_weight))
     }
 }
 
