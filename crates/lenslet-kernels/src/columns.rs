@@ -11,8 +11,8 @@ use crate::tile::geometry;
 
 /// Narrower rows than this are joined.
 const MIN_WIDTH: usize = 128;
-/// Floats of a chunk of a map.
-const MAP_CHUNK: usize = 32 << 10;
+/// Floats of a chunk of a map: at least and at most.
+const MAP_CHUNK: [usize; 2] = [4 << 10, 32 << 10];
 /// Floats of a block of a sum: at least and at most.
 const SUM_BLOCK: [usize; 2] = [16 << 10, 128 << 10];
 /// Rows walked at a time.
@@ -140,7 +140,9 @@ pub(crate) trait ColumnMap: Sync {
 ///
 /// The map's buffers must have the layout's elements, and its parameters the layout's width.
 pub(crate) unsafe fn map_columns<M: ColumnMap>(layout: &Layout, map: &M) {
-    let per_chunk = (MAP_CHUNK / layout.width.max(1)).max(ROWS);
+    let [least, most] = MAP_CHUNK;
+    let floats = (layout.joined * layout.width / 16).clamp(least, most);
+    let per_chunk = (floats / layout.width.max(1)).max(ROWS);
     let chunks = layout.joined.div_ceil(per_chunk) + usize::from(layout.rest > 0);
     let isa = isa();
     parallel_for(chunks, |i| {

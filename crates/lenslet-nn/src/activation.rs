@@ -34,6 +34,22 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// Applies the activation, if there is one.
+    pub(crate) fn apply<const D: usize>(activation: Option<Self>, x: Tensor<D>) -> Tensor<D> {
+        match activation {
+            Some(activation) => activation.forward(x),
+            None => x,
+        }
+    }
+
+    /// What the operation in front can apply, and what remains to be done after it.
+    pub(crate) fn split(activation: Option<Self>) -> (Option<Self>, Option<Self>) {
+        match activation {
+            Some(known) if cpu::is_known_by_output(known) => (activation, None),
+            _ => (None, activation),
+        }
+    }
+
     /// Applies the activation to every element.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         if let Some(y) = cpu::activate(&x, self) {

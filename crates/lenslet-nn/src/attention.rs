@@ -77,7 +77,7 @@ pub struct MultiHeadAttention {
 impl MultiHeadAttention {
     /// `[N, L, C]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let qkv = crate::linear::linear(x, &self.in_proj_weight, Some(&self.in_proj_bias));
+        let qkv = crate::linear::linear(x, &self.in_proj_weight, Some(&self.in_proj_bias), None);
         let x = self_attention(qkv, self.heads, None);
         tap("out_proj", || self.out_proj.forward(x))
     }

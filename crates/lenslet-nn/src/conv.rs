@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::{conv_transpose2d, conv2d};
 use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
 
-use crate::{BiasInit, Init, WeightInit, cpu, to_nchw, to_nhwc};
+use crate::{Activation, BiasInit, Init, WeightInit, cpu, to_nchw, to_nhwc};
 
 /// Zeros around a convolution's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,13 +156,20 @@ impl Conv2d {
     /// `[N, H, W, in]` to `[N, H', W', out]` with
     /// `H' = (H + padding - dilation * (kh - 1) - 1) / stride + 1`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.forward_activated(x, None)
+    }
+
+    /// The same with an activation behind it, which costs no pass of its own where its derivative can be had from its value.
+    pub fn forward_activated(&self, x: Tensor<4>, activation: Option<Activation>) -> Tensor<4> {
         let [_, h, w, _] = x.dims();
         let bias = self.bias.as_ref().map(|b| b.val());
         let (weight, options) = (self.weight.val(), self.options([h, w]));
-        match cpu::conv2d(&x, &weight, bias.as_ref(), &options, false) {
+        let (fused, after) = Activation::split(activation);
+        let y = match cpu::conv2d(&x, &weight, bias.as_ref(), &options, false, fused) {
             Some((y, _)) => y,
-            None => to_nhwc(self.forward_nchw(to_nchw(x))),
-        }
+            None => Activation::apply(fused, to_nhwc(self.forward_nchw(to_nchw(x)))),
+        };
+        Activation::apply(after, y)
     }
 
     /// The same on `[N, C, H, W]`, composed of Burn's operations.

@@ -28,6 +28,7 @@ pub fn conv_bn_act<'a>(
         conv.bias.as_ref().map(|b| b.val()).as_ref(),
         &conv.options([h, w]),
         bn.is_training(&x),
+        None,
     );
     match convolved {
         Some((y, moments)) => bn
@@ -45,8 +46,5 @@ fn finish(x: Tensor<4>, activation: Option<Activation>, residual: Option<Tensor<
         Some(residual) => add(x, residual),
         None => x,
     };
-    match activation {
-        Some(activation) => activation.forward(x),
-        None => x,
-    }
+    Activation::apply(activation, x)
 }

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::{BiasInit, Init, WeightInit, cpu};
+use crate::{Activation, BiasInit, Init, WeightInit, cpu};
 
 /// What `torch.nn.Linear` takes.
 #[derive(Debug, Clone)]
@@ -76,19 +76,30 @@ pub struct Linear {
 impl Linear {
     /// `[…, in_features]` to `[…, out_features]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        linear(x, &self.weight, self.bias.as_ref())
+        self.forward_activated(x, None)
+    }
+
+    /// The same with an activation behind it, which costs no pass of its own where its derivative can be had from its value.
+    pub fn forward_activated<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        activation: Option<Activation>,
+    ) -> Tensor<D> {
+        linear(x, &self.weight, self.bias.as_ref(), activation)
     }
 }
 
-/// `y = x * weight^T + bias` on the last dimension.
+/// `y = activation(x * weight^T + bias)` on the last dimension.
 pub(crate) fn linear<const D: usize>(
     x: Tensor<D>,
     weight: &Param<Tensor<2>>,
     bias: Option<&Param<Tensor<1>>>,
+    activation: Option<Activation>,
 ) -> Tensor<D> {
     let (weight, bias) = (weight.val(), bias.map(|b| b.val()));
-    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref()) {
-        return y;
+    let (fused, after) = Activation::split(activation);
+    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), fused) {
+        return Activation::apply(after, y);
     }
     let mut shape = x.dims();
     let [out_features, in_features] = weight.dims();
@@ -99,5 +110,5 @@ pub(crate) fn linear<const D: usize>(
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     };
-    y.reshape(shape)
+    Activation::apply(activation, y.reshape(shape))
 }

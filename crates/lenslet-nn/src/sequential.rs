@@ -110,7 +110,7 @@ impl From<Sequential> for Layer {
 /// Runs the layers one after the other.
 ///
 /// A convolution, a batch norm and perhaps an activation in a row are one fused unit
-/// ([`conv_bn_act`]).
+/// ([`conv_bn_act`]); so is a convolution or a linear layer with an activation behind it.
 pub fn forward_sequential(layers: &[Layer], x: Tensor<4>) -> Tensor<4> {
     forward_range(layers, 0..layers.len(), x)
 }
@@ -159,6 +159,14 @@ fn forward_residual(
                 };
                 x = conv_bn_act((i, conv), (i + 1, bn), activation, added, x);
                 2 + usize::from(activation.is_some())
+            }
+            [Layer::Conv2d(conv), Layer::Activation(layer), ..] if !is_recording() => {
+                x = conv.forward_activated(x, Some(layer.kind));
+                2
+            }
+            [Layer::Linear(linear), Layer::Activation(layer), ..] if !is_recording() => {
+                x = linear.forward_activated(x, Some(layer.kind));
+                2
             }
             [Layer::Sequential(last)] => {
                 let added = residual.take();

@@ -8,9 +8,9 @@ use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lenslet_nn::{
     Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2dConfig, Conv2dConfig,
     ConvTranspose2dConfig, GroupNorm, Init, Interpolation, LayerNormConfig, LinearConfig,
-    LocalResponseNorm, MaxPool2d, ModulePath, MultiHeadAttentionConfig, Padding, SqueezeExcitation,
-    WeightInit, add, channel_shuffle, concat, conv_bn_act, flatten, resize, scale, to_nchw,
-    to_nhwc,
+    LocalResponseNorm, MaxPool2d, ModulePath, MultiHeadAttentionConfig, Padding, Sequential,
+    SqueezeExcitation, WeightInit, add, channel_shuffle, concat, conv_bn_act, flatten,
+    forward_sequential, resize, scale, to_nchw, to_nhwc,
 };
 
 /// Repeatable values in [-1, 1), different for each seed.
@@ -289,24 +289,44 @@ fn fused_units() {
     }
 }
 
+const ACTIVATIONS: [Activation; 10] = [
+    Activation::Relu,
+    Activation::Relu6,
+    Activation::LeakyRelu { slope: 0.1 },
+    Activation::Silu,
+    Activation::HardSwish,
+    Activation::HardSigmoid,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Sigmoid,
+    Activation::Tanh,
+];
+
 #[test]
 fn activations() {
-    use Activation as A;
-    for activation in [
-        A::Relu,
-        A::Relu6,
-        A::LeakyRelu { slope: 0.1 },
-        A::Silu,
-        A::HardSwish,
-        A::HardSigmoid,
-        A::Gelu,
-        A::GeluTanh,
-        A::Sigmoid,
-        A::Tanh,
-    ] {
+    for activation in ACTIVATIONS {
         check_plain(&format!("{activation:?}"), [3, 5, 4, 7], |x: Tensor<4>| {
             activation.forward(x * 5.0)
         });
+    }
+}
+
+#[test]
+fn layers_with_an_activation_behind_them() {
+    for activation in ACTIVATIONS {
+        check(
+            &format!("convolution, {activation:?}, linear layer, {activation:?}"),
+            [2, 9, 18, 6],
+            |init| -> Sequential {
+                vec![
+                    Conv2dConfig::new(6, 5, 3).init(init).into(),
+                    activation.into(),
+                    LinearConfig::new(5, 7).init(init).into(),
+                    activation.into(),
+                ]
+            },
+            |layers, x| forward_sequential(layers, x),
+        );
     }
 }
 

@@ -174,18 +174,20 @@ impl Kernel for RowsKernel<'_> {
             (self.rows.len() - 1) * conv.stride + (conv.kernel[0] - 1) * conv.dilation[0] + 1;
         with_local(|local| {
             let planes = local.a.resize(conv.c_in * height * width);
+            let block = local.b.resize(2 * BLOCK * BLOCK);
             s.vectorize(Planes {
                 rows: &self,
                 height,
                 width,
                 to: planes,
+                block,
             });
             let tiles = Tiles {
                 rows: &self,
                 planes,
                 height,
                 width,
-                block: local.b.resize(2 * BLOCK * BLOCK),
+                block,
             };
             match conv.tile {
                 1 => s.vectorize(TilesOf::<1>(tiles)),
@@ -217,6 +219,8 @@ struct Planes<'a> {
     height: usize,
     width: usize,
     to: &'a mut [f32],
+    /// Two squares of vectors.
+    block: &'a mut [f32],
 }
 
 impl Kernel for Planes<'_> {
@@ -239,26 +243,33 @@ impl Kernel for Planes<'_> {
             }
             let from = &rows.x.data[(y.unsigned_abs() * w + skipped) * ld..];
             let to = &mut self.to[row * self.width + before..];
-            // Squares of pixels and channels, then the rest of the pixels and channels.
-            let (cols, channels) = (copied / S::LANES, conv.c_in / S::LANES);
-            for (col, c) in (0..cols).flat_map(|col| (0..channels).map(move |c| (col, c))) {
-                let (col, c) = (col * S::LANES, c * S::LANES);
-                let from = &from[col * ld + c..][..(S::LANES - 1) * ld + S::LANES];
-                let to = &mut to[c * plane + col..][..(S::LANES - 1) * plane + S::LANES];
-                // SAFETY: both hold a square of vectors this far apart.
-                unsafe { s.transpose(from.as_ptr(), ld, to.as_mut_ptr(), plane) };
+            if ld == 1 {
+                to[..copied].copy_from_slice(&from[..copied]);
+                continue;
             }
-            for c in 0..conv.c_in {
-                let to = &mut to[c * plane..][..copied];
-                let done = match c < channels * S::LANES {
-                    true => cols * S::LANES,
-                    false => 0,
-                };
-                if ld == 1 {
-                    to[done..].copy_from_slice(&from[done..copied]);
-                } else {
-                    for (col, to) in to.iter_mut().enumerate().skip(done) {
-                        *to = from[col * ld + c];
+            // Squares of pixels and channels are turned; behind the last pixels come zeros.
+            for col in (0..copied).step_by(S::LANES) {
+                let pixels = (copied - col).min(S::LANES);
+                let room = (self.width - before - col).min(S::LANES);
+                for c in (0..conv.c_in).step_by(S::LANES) {
+                    let channels = (conv.c_in - c).min(S::LANES);
+                    let (square, turned) = self.block.split_at_mut(S::LANES * S::LANES);
+                    for (i, to) in square.chunks_exact_mut(S::LANES).enumerate() {
+                        let pixel = match i < pixels {
+                            true => s.load_slice(&from[(col + i) * ld + c..][..channels]),
+                            false => s.zero(),
+                        };
+                        s.store_slice(to, pixel);
+                    }
+                    let turned = &mut turned[..S::LANES * S::LANES];
+                    // SAFETY: both are squares of vectors.
+                    unsafe {
+                        s.transpose(square.as_ptr(), S::LANES, turned.as_mut_ptr(), S::LANES)
+                    };
+                    let turned = turned.chunks_exact(S::LANES).take(channels);
+                    for (i, channel) in turned.enumerate() {
+                        let to = &mut to[(c + i) * plane + col..][..room];
+                        s.store_slice(to, s.load_slice(channel));
                     }
                 }
             }

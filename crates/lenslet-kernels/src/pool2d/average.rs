@@ -7,6 +7,7 @@ use crate::gather::{Covers, Gather, rows_per_chunk};
 use crate::inout::{In, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
+use crate::tile::geometry;
 
 /// Average pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,11 +280,24 @@ impl Averages {
 
     fn forward(&self, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
         self.check(x.len(), y.len())?;
+        let isa = isa();
+        if self.input[3] < geometry(isa).0 {
+            // A position reads the inputs of its window.
+            let covers = [0, 1].map(|axis| {
+                let spans = &self.spans[axis];
+                let pairs: Vec<_> = (self.pairs(axis))
+                    .map(|(i, o, weight)| (o, i, weight))
+                    .collect();
+                Covers::new(spans.len(), &pairs)
+            });
+            let [_, h, w, _] = self.input;
+            self.gather([h, w], self.output(), &covers, x, y);
+            return Ok(());
+        }
         let (x, y) = (In::new(x), Out::new(y));
         let [oh, ow] = self.output();
         let rows = self.input[0] * oh;
         let step = rows_per_chunk(ow * self.input[3]);
-        let isa = isa();
         parallel_for(rows.div_ceil(step), |i| {
             let chunk = Forward {
                 averages: self,
@@ -298,26 +312,42 @@ impl Averages {
 
     fn backward(&self, dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
         self.check(dx.len(), dy.len())?;
-        let [n, h, w, c] = self.input;
+        let [_, h, w, _] = self.input;
         let covers = [0, 1].map(|axis| {
-            let spans = self.spans[axis].iter().enumerate();
-            let pairs: Vec<_> = spans
-                .flat_map(|(o, span)| (span.start..span.end).map(move |i| (i, o, span.weight)))
-                .collect();
+            let pairs: Vec<_> = self.pairs(axis).collect();
             Covers::new([h, w][axis], &pairs)
         });
-        let gather = Gather {
-            images: n,
-            from_size: self.output(),
-            to_size: [h, w],
-            channels: c,
-            covers: &covers,
-            from: In::new(dy),
-            to: Out::new(dx),
-        };
-        // SAFETY: the lengths were checked; the pairs name windows.
-        unsafe { gather.run() };
+        self.gather(self.output(), [h, w], &covers, dy, dx);
         Ok(())
+    }
+
+    /// Input positions along an axis, the windows that they are in, and what they count there.
+    fn pairs(&self, axis: usize) -> impl Iterator<Item = (usize, usize, f32)> {
+        let spans = self.spans[axis].iter().enumerate();
+        spans.flat_map(|(o, span)| (span.start..span.end).map(move |i| (i, o, span.weight)))
+    }
+
+    /// Sums between maps of these sizes, whose lengths were checked.
+    fn gather(
+        &self,
+        from_size: [usize; 2],
+        to_size: [usize; 2],
+        covers: &[Covers<f32>; 2],
+        from: &[f32],
+        to: &mut [f32],
+    ) {
+        let [images, _, _, channels] = self.input;
+        let gather = Gather {
+            images,
+            from_size,
+            to_size,
+            channels,
+            covers,
+            from: In::new(from),
+            to: Out::new(to),
+        };
+        // SAFETY: the lengths were checked; the pairs name positions and windows.
+        unsafe { gather.run() };
     }
 }
 

@@ -5,7 +5,7 @@ use lenslet_kernels::{Activation, InOut, Saved, activation_backward, activation_
 
 use super::op::{CpuOp, Values, input, label, run};
 use super::{CHECKED, kernel_activation};
-use crate::timing::Label;
+use crate::timing::{Label, Way, timed};
 
 /// The activation of every element.
 pub(crate) fn activate<const D: usize>(
@@ -51,9 +51,28 @@ impl CpuOp<1> for Activate {
         } else {
             Saved::Input(saved.data())
         };
-        let dx = dy.overwritten(&self.shape, |dy_dx| {
-            activation_backward(self.activation, saved, dy_dx).expect(CHECKED);
-        });
-        [Some(dx)]
+        [Some(gradient(self.activation, saved, &self.shape, dy))]
     }
+}
+
+/// The gradient of an activation's input.
+fn gradient(activation: Activation, saved: Saved<'_>, shape: &[usize], dy: Values) -> Values {
+    dy.overwritten(shape, |dy_dx| {
+        activation_backward(activation, saved, dy_dx).expect(CHECKED);
+    })
+}
+
+/// Whether the operation in front can apply the activation, and keep its own output alone.
+pub(crate) fn is_known_by_output(activation: crate::Activation) -> bool {
+    kernel_activation(activation).derivative_from_output_exists()
+}
+
+/// The gradient of what came before an activation that the operation in front has applied, given that operation's output.
+pub(super) fn gradient_by_output(activation: Activation, y: &Values, dy: Values) -> Values {
+    let shape = y.shape();
+    timed(
+        || label("activation", shape),
+        Way::Backward,
+        || gradient(activation, Saved::Output(y.data()), shape, dy),
+    )
 }

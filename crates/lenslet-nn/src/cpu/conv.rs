@@ -5,24 +5,25 @@ use std::cell::RefCell;
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use lenslet_kernels::{
-    Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, Moments, PackedConv, Pass, Scratch,
+    Activation, Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, Moments, PackedConv, Pass, Scratch,
     channels_last, column_sums,
 };
 
-use super::CHECKED;
 use super::norm::BatchMoments;
 use super::op::{Values, input};
 use super::weighted::{Weighted, added, run_weighted};
+use super::{CHECKED, kernel_activation};
 use crate::timing::Label;
 
 /// `[N, H, W, in]` and `[out, in / groups, kh, kw]` to `[N, H', W', out]`; the moments of the output's
-/// channels with it, if `moments`.
+/// channels with it, if `moments`. An activation must be one that [`is_known_by_output`](super::is_known_by_output).
 pub(crate) fn conv2d(
     x: &Tensor<4>,
     weight: &Tensor<4>,
     bias: Option<&Tensor<1>>,
     geometry: &ConvOptions<2>,
     moments: bool,
+    activation: Option<crate::Activation>,
 ) -> Option<(Tensor<4>, BatchMoments)> {
     let [n, h, w, c_in] = x.dims();
     let [c_out, _, kh, kw] = weight.dims();
@@ -45,7 +46,11 @@ pub(crate) fn conv2d(
         Some(bias) => Some(input(bias)?),
         None => None,
     };
-    let op = Conv { shape, moments };
+    let op = Conv {
+        shape,
+        moments,
+        activation: activation.map_or(Activation::None, kernel_activation),
+    };
     Some(run_weighted(op, [input(x)?, input(weight)?], bias))
 }
 
@@ -54,10 +59,15 @@ struct Conv {
     shape: Conv2d,
     /// Whether a batch norm follows that needs the output's.
     moments: bool,
+    activation: Activation,
 }
 
 impl Weighted for Conv {
     type Extra = BatchMoments;
+
+    fn activation(&self) -> Activation {
+        self.activation
+    }
 
     fn label(&self) -> Label {
         let Conv2d {
@@ -100,9 +110,8 @@ impl Weighted for Conv {
         let [oh, ow] = shape.output_size().expect(CHECKED);
         let moments = self.moments.then(Moments::new);
         let epilogue = Epilogue {
-            bias: bias.map(Values::data),
             moments: moments.as_ref(),
-            ..Epilogue::NONE
+            ..Epilogue::bias_activation(bias.map(Values::data), self.activation)
         };
         let (shape, weight) = (&self.flat(), &self.flat_weight(weight));
         let (x, channels) = (Matrix::new(x.data(), shape.c_in), shape.c_out);

@@ -4,19 +4,21 @@ use std::cell::RefCell;
 
 use burn::tensor::Tensor;
 use lenslet_kernels::{
-    Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, product, transposed_product,
+    Activation, Epilogue, Matrix, MatrixMut, Order, PackedMatrix, column_sums, product,
+    transposed_product,
 };
 
-use super::CHECKED;
 use super::op::{Values, input};
 use super::weighted::{Weighted, added, run_weighted};
+use super::{CHECKED, kernel_activation};
 use crate::timing::Label;
 
-/// `[…, in]` and `[out, in]` to `[…, out]`.
+/// `[…, in]` and `[out, in]` to `[…, out]`. An activation must be one that [`is_known_by_output`](super::is_known_by_output).
 pub(crate) fn linear<const D: usize>(
     x: &Tensor<D>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
+    activation: Option<crate::Activation>,
 ) -> Option<Tensor<D>> {
     let (shape, [outputs, inputs]) = (x.dims(), weight.dims());
     if shape[D - 1] != inputs {
@@ -28,6 +30,7 @@ pub(crate) fn linear<const D: usize>(
         outer,
         inputs,
         outputs,
+        activation: activation.map_or(Activation::None, kernel_activation),
     };
     let bias = match bias {
         Some(bias) => Some(input(bias)?),
@@ -44,6 +47,7 @@ struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
+    activation: Activation,
 }
 
 thread_local! {
@@ -80,6 +84,10 @@ impl Linear {
 impl Weighted for Linear {
     type Extra = ();
 
+    fn activation(&self) -> Activation {
+        self.activation
+    }
+
     fn label(&self) -> Label {
         let Linear {
             rows,
@@ -95,10 +103,7 @@ impl Weighted for Linear {
     }
 
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, ()) {
-        let epilogue = Epilogue {
-            bias: bias.map(Values::data),
-            ..Epilogue::NONE
-        };
+        let epilogue = Epilogue::bias_activation(bias.map(Values::data), self.activation);
         (self.product(Order::Transposed, x, weight, &epilogue), ())
     }
 

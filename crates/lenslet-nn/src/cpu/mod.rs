@@ -19,7 +19,7 @@ mod resize;
 mod transposed;
 mod weighted;
 
-pub(crate) use activate::activate;
+pub(crate) use activate::{activate, is_known_by_output};
 pub(crate) use attention::self_attention;
 pub(crate) use combine::{add, concat, scale, to_nhwc};
 pub(crate) use conv::conv2d;

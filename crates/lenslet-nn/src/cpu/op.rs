@@ -100,7 +100,7 @@ impl Values {
     /// The numbers to change in place; after a copy where somebody else has a share in them.
     pub fn data_mut(&mut self) -> &mut [f32] {
         if self.own().is_none() {
-            let shape = self.0.layout().shape().to_vec();
+            let shape = self.shape().to_vec();
             *self = Self::written(&shape, |new| new.copy_from_slice(self.data()));
         }
         self.own().expect("nobody else has a share in a copy")
@@ -118,6 +118,10 @@ impl Values {
         } else {
             Self(tensor.to_contiguous())
         }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        self.0.layout().shape()
     }
 
     /// The numbers, in the order of the dimensions.

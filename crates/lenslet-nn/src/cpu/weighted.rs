@@ -4,8 +4,9 @@
 use std::fmt::Debug;
 
 use burn::tensor::Tensor;
-use lenslet_kernels::{Epilogue, Residual, ResidualPosition};
+use lenslet_kernels::{Activation, Epilogue, Residual, ResidualPosition};
 
+use super::activate::gradient_by_output;
 use super::op::{CpuOp, Input, Values, run};
 use crate::timing::{Label, Way, timed};
 
@@ -14,6 +15,10 @@ pub(super) trait Weighted: Clone + Debug + Send + 'static {
     /// What the forward pass gives beside its output.
     type Extra;
 
+    /// What `forward` applies to its output: a function whose derivative can be had from that.
+    fn activation(&self) -> Activation {
+        Activation::None
+    }
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, Self::Extra);
     /// The input's gradient, on top of `other`, which came another way.
     fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values;
@@ -50,10 +55,32 @@ pub(super) fn run_weighted<T: Weighted, const D: usize>(
 #[derive(Debug, Clone)]
 struct Recorded<T>(T);
 
+/// What the gradients are computed of.
+#[derive(Debug, Clone)]
+struct Kept {
+    x: Values,
+    weight: Values,
+    /// The output, where an activation was applied to it.
+    y: Option<Values>,
+}
+
 impl<T: Weighted> Recorded<T> {
+    fn keep(&self, x: Values, weight: Values, y: &Values) -> Kept {
+        let y = (self.0.activation() != Activation::None).then(|| y.clone());
+        Kept { x, weight, y }
+    }
+
+    /// The gradient of what came before the activation.
+    fn before_activation(&self, kept: &Kept, dy: Values) -> Values {
+        match &kept.y {
+            Some(y) => gradient_by_output(self.0.activation(), y, dy),
+            None => dy,
+        }
+    }
+
     fn gradients(
         &self,
-        [x, weight]: &[Values; 2],
+        kept: &Kept,
         dy: &Values,
         [for_x, for_weight]: [bool; 2],
         other: Option<Values>,
@@ -61,10 +88,10 @@ impl<T: Weighted> Recorded<T> {
         [
             for_x.then(|| {
                 self.timed(Way::Input, || {
-                    self.0.input_gradient(weight, dy, other.as_ref())
+                    self.0.input_gradient(&kept.weight, dy, other.as_ref())
                 })
             }),
-            for_weight.then(|| self.timed(Way::Weight, || self.0.weight_gradient(x, dy))),
+            for_weight.then(|| self.timed(Way::Weight, || self.0.weight_gradient(&kept.x, dy))),
         ]
     }
 
@@ -74,7 +101,7 @@ impl<T: Weighted> Recorded<T> {
 }
 
 impl<T: Weighted> CpuOp<2> for Recorded<T> {
-    type Saved = [Values; 2];
+    type Saved = Kept;
     type Extra = T::Extra;
 
     const TIMES_PARTS: bool = true;
@@ -83,28 +110,30 @@ impl<T: Weighted> CpuOp<2> for Recorded<T> {
         self.0.label()
     }
 
-    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Self::Saved, T::Extra) {
+    fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Kept, T::Extra) {
         let (y, extra) = self.0.forward(&x, &weight, None);
-        (y, [x, weight], extra)
+        let kept = self.keep(x, weight, &y);
+        (y, kept, extra)
     }
 
-    fn backward(&self, saved: [Values; 2], dy: Values, wanted: [bool; 2]) -> [Option<Values>; 2] {
-        self.gradients(&saved, &dy, wanted, None)
+    fn backward(&self, kept: Kept, dy: Values, wanted: [bool; 2]) -> [Option<Values>; 2] {
+        self.backward_onto(kept, dy, wanted, &mut [None, None])
     }
 
     fn backward_onto(
         &self,
-        saved: [Values; 2],
+        kept: Kept,
         dy: Values,
         wanted: [bool; 2],
         others: &mut [Option<Values>; 2],
     ) -> [Option<Values>; 2] {
-        self.gradients(&saved, &dy, wanted, others[0].take())
+        let dy = self.before_activation(&kept, dy);
+        self.gradients(&kept, &dy, wanted, others[0].take())
     }
 }
 
 impl<T: Weighted> CpuOp<3> for Recorded<T> {
-    type Saved = [Values; 2];
+    type Saved = Kept;
     type Extra = T::Extra;
 
     const TIMES_PARTS: bool = true;
@@ -113,23 +142,25 @@ impl<T: Weighted> CpuOp<3> for Recorded<T> {
         self.0.label()
     }
 
-    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Self::Saved, T::Extra) {
+    fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Kept, T::Extra) {
         let (y, extra) = self.0.forward(&x, &weight, Some(&bias));
-        (y, [x, weight], extra)
+        let kept = self.keep(x, weight, &y);
+        (y, kept, extra)
     }
 
-    fn backward(&self, saved: [Values; 2], dy: Values, wanted: [bool; 3]) -> [Option<Values>; 3] {
-        self.backward_onto(saved, dy, wanted, &mut [None, None, None])
+    fn backward(&self, kept: Kept, dy: Values, wanted: [bool; 3]) -> [Option<Values>; 3] {
+        self.backward_onto(kept, dy, wanted, &mut [None, None, None])
     }
 
     fn backward_onto(
         &self,
-        saved: [Values; 2],
+        kept: Kept,
         dy: Values,
         [for_x, for_weight, for_bias]: [bool; 3],
         others: &mut [Option<Values>; 3],
     ) -> [Option<Values>; 3] {
-        let [dx, dw] = self.gradients(&saved, &dy, [for_x, for_weight], others[0].take());
+        let dy = self.before_activation(&kept, dy);
+        let [dx, dw] = self.gradients(&kept, &dy, [for_x, for_weight], others[0].take());
         [
             dx,
             dw,
