@@ -1,14 +1,8 @@
 //! Channels put together, taken apart, and moved between PyTorch's layout and this crate's.
 
+use crate::columns::rows_per_chunk;
 use crate::error::{KernelError, elements, expect_len};
 use crate::pool::parallel_chunks_mut;
-
-/// Floats of a chunk, about.
-const CHUNK: usize = 32 << 10;
-
-fn rows_per_chunk(width: usize) -> usize {
-    (CHUNK / width.max(1)).max(1)
-}
 
 /// Joins buffers of `rows` rows side by side: part `i` has `parts[i].1` channels.
 ///
@@ -28,7 +22,7 @@ pub fn concat_channels(
     if width == 0 {
         return Ok(());
     }
-    let step = rows_per_chunk(width);
+    let step = rows_per_chunk(out.len() / width, width);
     parallel_chunks_mut(out, step * width, |chunk, out| {
         for (row, out) in (chunk * step..).zip(out.chunks_exact_mut(width)) {
             let mut at = 0;
@@ -66,7 +60,7 @@ pub fn slice_channels(
     let rows = x.len() / width;
     expect_len("rows of channels", x.len(), elements([rows, width]))?;
     expect_len("channels taken", out.len(), elements([rows, channels]))?;
-    let step = rows_per_chunk(channels);
+    let step = rows_per_chunk(rows, channels);
     parallel_chunks_mut(out, step * channels, |chunk, out| {
         for (row, out) in (chunk * step..).zip(out.chunks_exact_mut(channels)) {
             out.copy_from_slice(&x[row * width + from..][..channels]);
@@ -91,7 +85,7 @@ pub fn channels_last(
     if len == 0 {
         return Ok(());
     }
-    let step = rows_per_chunk(channels);
+    let step = rows_per_chunk(pixels, channels);
     let per_image = pixels.div_ceil(step);
     let image_len = pixels * channels;
     // Chunks must not cross images: an image at a time where there is more than one chunk in it.

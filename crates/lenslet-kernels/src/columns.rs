@@ -11,8 +11,10 @@ use crate::tile::geometry;
 
 /// Narrower rows than this are joined.
 const MIN_WIDTH: usize = 128;
-/// Floats of a chunk of a map: at least and at most.
-const MAP_CHUNK: [usize; 2] = [4 << 10, 32 << 10];
+/// Floats of a chunk: at least and at most.
+const CHUNK: [usize; 2] = [4 << 10, 32 << 10];
+/// Chunks where that is too few floats for larger ones.
+const CHUNKS: usize = 16;
 /// Floats of a block of a sum: at least and at most.
 const SUM_BLOCK: [usize; 2] = [16 << 10, 128 << 10];
 /// Rows walked at a time.
@@ -91,6 +93,13 @@ impl Layout {
     }
 }
 
+/// How many of `rows` rows of so many floats make a chunk of work that memory limits.
+pub(crate) fn rows_per_chunk(rows: usize, width: usize) -> usize {
+    let [least, most] = CHUNK;
+    let floats = (rows * width / CHUNKS).clamp(least, most);
+    (floats / width.max(1)).max(1)
+}
+
 fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -140,9 +149,7 @@ pub(crate) trait ColumnMap: Sync {
 ///
 /// The map's buffers must have the layout's elements, and its parameters the layout's width.
 pub(crate) unsafe fn map_columns<M: ColumnMap>(layout: &Layout, map: &M) {
-    let [least, most] = MAP_CHUNK;
-    let floats = (layout.joined * layout.width / 16).clamp(least, most);
-    let per_chunk = (floats / layout.width.max(1)).max(ROWS);
+    let per_chunk = rows_per_chunk(layout.joined, layout.width).max(ROWS);
     let chunks = layout.joined.div_ceil(per_chunk) + usize::from(layout.rest > 0);
     let isa = isa();
     parallel_for(chunks, |i| {

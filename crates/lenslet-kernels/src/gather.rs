@@ -2,7 +2,7 @@
 //! pooling, interpolation both ways. Every output pixel is written once, its summands in a fixed order.
 
 use crate::buffer::with_local;
-use crate::columns::for_columns;
+use crate::columns::{for_columns, rows_per_chunk};
 use crate::inout::{In, Out};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -44,11 +44,6 @@ impl<T: Copy> Covers<T> {
     }
 }
 
-/// How many rows make a chunk of about 128 KB.
-pub(crate) fn rows_per_chunk(row: usize) -> usize {
-    ((32 << 10) / row.max(1)).max(1)
-}
-
 /// to\[i, y, x\] = sum of from\[i, v, u\] * a * b over the pairs (v, a) of y and (u, b) of x.
 pub(crate) struct Gather<'a> {
     pub images: usize,
@@ -73,7 +68,7 @@ impl Gather<'_> {
             self.to = self.to.cached();
         }
         let rows = self.images * self.to_size[0];
-        let step = rows_per_chunk(self.to_size[1] * self.channels);
+        let step = rows_per_chunk(rows, self.to_size[1] * self.channels);
         let isa = isa();
         parallel_for(rows.div_ceil(step), |i| {
             let chunk = GatherRows {

@@ -1,7 +1,7 @@
 //! Gradients of weight and bias.
 
 use super::depthwise_gradient::weight_gradient;
-use super::indirect::{merged_groups, pad_input};
+use super::indirect::{merged_groups, padded_input};
 use super::winograd::Size;
 use super::{Algorithm, Conv2d, winograd_gradient};
 use crate::buffer::{Scratch, with_local};
@@ -126,10 +126,10 @@ impl Conv2d {
         };
         let mut grid = [self.n, oh, ow];
         let (mut x_side, shifts) = if self.reads_kernel_rows() {
-            let [h, w] = pad_input(self, self.n, x, output, a);
+            let (data, [h, w]) = padded_input(self, self.n, x, output, a);
             let row = w * self.c_in;
             let side = Side {
-                data: a.as_ptr(),
+                data,
                 channels: self.kernel[1] * self.c_in,
                 strides: [h * row, self.stride[0] * row, self.stride[1] * self.c_in],
                 group_stride: 0,

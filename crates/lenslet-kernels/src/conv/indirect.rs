@@ -289,8 +289,8 @@ impl Indirect {
             return;
         }
         let (data, ld, input) = if self.kernel_rows {
-            let size = pad_input(shape, n, x, output, padded);
-            (padded.as_ptr(), shape.c_in, size)
+            let (data, size) = padded_input(shape, n, x, output, padded);
+            (data, shape.c_in, size)
         } else {
             (x.data.as_ptr(), x.ld, input)
         };
@@ -466,14 +466,18 @@ impl Kernel for Gated<'_> {
     }
 }
 
-/// Copies the input with its padding, as far as kernels reach, and returns the copy's height and width.
-pub(super) fn pad_input(
+/// Copies the input with its padding, as far as kernels reach, and returns the copy with its height and width; the input itself where
+/// there is no padding.
+pub(super) fn padded_input(
     shape: &Conv2d,
     n: usize,
     x: Matrix<'_>,
     output: [usize; 2],
     padded: &mut AlignedBuf,
-) -> [usize; 2] {
+) -> (*const f32, [usize; 2]) {
+    if shape.padding == [0; 4] && x.ld == shape.c_in {
+        return (x.data.as_ptr(), [shape.h, shape.w]);
+    }
     let size = [0, 1].map(|axis| {
         (output[axis] - 1) * shape.stride[axis]
             + (shape.kernel[axis] - 1) * shape.dilation[axis]
@@ -508,5 +512,5 @@ pub(super) fn pad_input(
             }
         },
     );
-    size
+    (padded.as_ptr(), size)
 }

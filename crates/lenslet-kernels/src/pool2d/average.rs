@@ -2,8 +2,9 @@
 
 use super::{Pool2d, volume};
 use crate::buffer::with_local;
+use crate::columns::rows_per_chunk;
 use crate::error::{KernelError, elements, expect_len};
-use crate::gather::{Covers, Gather, rows_per_chunk};
+use crate::gather::{Covers, Gather};
 use crate::inout::{In, Out};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -297,7 +298,7 @@ impl Averages {
         let (x, y) = (In::new(x), Out::new(y));
         let [oh, ow] = self.output();
         let rows = self.input[0] * oh;
-        let step = rows_per_chunk(ow * self.input[3]);
+        let step = rows_per_chunk(rows, ow * self.input[3]);
         parallel_for(rows.div_ceil(step), |i| {
             let chunk = Forward {
                 averages: self,

@@ -1,8 +1,9 @@
 //! Max pooling with the winning tap of each window.
 
 use super::{Axis, Pool2d, volume};
+use crate::columns::rows_per_chunk;
 use crate::error::{KernelError, elements, expect_len};
-use crate::gather::{Covers, rows_per_chunk};
+use crate::gather::Covers;
 use crate::inout::{In, Out};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -69,7 +70,7 @@ impl MaxPool2d {
         expect_len("winning taps", taps.as_ref().map_or(len, |t| t.len()), len)?;
         let taps = Taps(taps.map_or(std::ptr::null_mut(), <[u16]>::as_mut_ptr));
         let (x, y) = (In::new(x), Out::new(y));
-        let step = rows_per_chunk(ow * c);
+        let step = rows_per_chunk(n * oh, ow * c);
         let isa = isa();
         parallel_for((n * oh).div_ceil(step), |i| {
             let chunk = Forward {
@@ -105,7 +106,7 @@ impl MaxPool2d {
             Covers::new(axis.input, &pairs)
         });
         let (dy, dx) = (In::new(dy), Out::new(dx));
-        let step = rows_per_chunk(w * c);
+        let step = rows_per_chunk(n * h, w * c);
         let isa = isa();
         parallel_for((n * h).div_ceil(step), |i| {
             let chunk = Backward {
