@@ -9,6 +9,7 @@ pub(crate) enum Pass {
     RecogniseLinear,
     RecogniseActivations,
     RecogniseAttention,
+    RecogniseNorms,
     FuseActivations,
     FuseResiduals,
     FuseGates,
@@ -18,7 +19,7 @@ pub(crate) enum Pass {
 }
 
 /// Names and descriptions, in the order of [`Pass`].
-const ALL: [(&str, &str); 11] = [
+const ALL: [(&str, &str); 12] = [
     (
         "fold-constants",
         "nodes that do not depend on the input are computed once",
@@ -38,6 +39,10 @@ const ALL: [(&str, &str); 11] = [
     (
         "recognise-attention",
         "softmax(q k^T * scale + bias) v is one step that never holds all scores",
+    ),
+    (
+        "recognise-norms",
+        "x / (k + alpha * mean of neighbouring channels' squares)^beta is one step",
     ),
     (
         "fuse-activations",

@@ -3,9 +3,9 @@
 use lenslet_graph::{Field, Graph, GraphError, reference};
 use lenslet_kernels::{
     Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, Epilogue,
-    Factor, InOut, InvertedResidual, KernelError, LayerNorm, Matrix, MatrixMut, MaxPool2d,
-    PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Residual, ResidualPosition, Resize2d,
-    Scaling, ScoreBias, Scratch, activation_forward, add_forward, affine, channels_last,
+    Factor, InOut, InvertedResidual, KernelError, LayerNorm, LocalResponseNorm, Matrix, MatrixMut,
+    MaxPool2d, PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Residual, ResidualPosition,
+    Resize2d, Scaling, ScoreBias, Scratch, activation_forward, add_forward, affine, channels_last,
     log_softmax, softmax,
 };
 
@@ -112,6 +112,10 @@ pub(crate) enum Call {
         bias: Option<Vec<f32>>,
         eps: f32,
     },
+    ResponseNorm {
+        x: Rows,
+        norm: LocalResponseNorm,
+    },
     Softmax {
         x: Rows,
         log: bool,
@@ -203,6 +207,7 @@ impl Call {
             Call::MaxPool { .. } => "max-pool",
             Call::AvgPool { .. } | Call::AdaptivePool { .. } => "avg-pool",
             Call::LayerNorm { .. } => "layer-norm",
+            Call::ResponseNorm { .. } => "local-response-norm",
             Call::Softmax { .. } => "softmax",
             Call::Attention { .. } => "attention",
             Call::Resize { .. } => "resize",
@@ -238,6 +243,7 @@ impl Call {
             | Call::AvgPool { x, .. }
             | Call::AdaptivePool { x, .. }
             | Call::LayerNorm { x, .. }
+            | Call::ResponseNorm { x, .. }
             | Call::Softmax { x, .. }
             | Call::Resize { x, .. }
             | Call::ChannelsLast { x, .. } => vec![*x],
@@ -320,6 +326,7 @@ impl Call {
             | Call::AvgPool { x, .. }
             | Call::AdaptivePool { x, .. }
             | Call::LayerNorm { x, .. }
+            | Call::ResponseNorm { x, .. }
             | Call::Softmax { x, .. }
             | Call::Resize { x, .. }
             | Call::ChannelsLast { x, .. } => vec![&mut x.place],
@@ -509,6 +516,10 @@ impl Step {
                 };
                 let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
                 norm.forward(x.rows, x_y, None)?;
+            }
+            Call::ResponseNorm { x, norm } => {
+                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
+                norm.forward(x.rows, x_y)?;
             }
             Call::Softmax { x, log } => {
                 let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);

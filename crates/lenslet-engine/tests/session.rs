@@ -2,10 +2,14 @@
 
 mod common;
 
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
 use common::{compiled, filled};
-use lenslet_engine::{EngineError, Options, Session};
+use lenslet_engine::{Engine, EngineError, Options, Session};
+use lenslet_graph::{Graph, reference};
 use lenslet_kernels::pool;
 use lenslet_models::{BuildOptions, variant};
+use lenslet_nn::{Conv2d, Conv2dConfig, Init, LocalResponseNorm};
 use lenslet_reference::input;
 
 const SIDE: usize = 64;
@@ -155,4 +159,42 @@ fn passes_say_what_they_changed() {
         .into_iter()
         .find(|p| p.name == "fuse-residuals");
     assert_eq!(residuals.map(|p| p.changes), Some(0));
+}
+
+#[derive(Module, Debug)]
+struct ResponseNet {
+    conv: Conv2d,
+    norm: LocalResponseNorm,
+}
+
+#[test]
+fn a_local_response_norm_is_one_step() {
+    let mut init = Init::seeded(&Device::flex(), 4);
+    for (size, steps) in [(5, 1), (3, 1), (1, 1), (4, 0)] {
+        let net = ResponseNet {
+            conv: Conv2dConfig::new(3, 20, 3).init(&mut init),
+            norm: LocalResponseNorm::new(size, 0.5, 0.75, 2.0),
+        };
+        let forward = |net: &ResponseNet, x: Tensor<4>| net.norm.forward(net.conv.forward(x));
+        let graph = Graph::capture(&net, [2, 7, 6, 3], forward).unwrap();
+        let x: Vec<f32> = (0..2 * 7 * 6 * 3)
+            .map(|i| (i as f32 * 0.37).sin())
+            .collect();
+        let want = reference::run(&graph, &[&x]).unwrap().remove(0);
+        let session = Engine::compile_graph(graph, &Options::default()).unwrap();
+        let kernels = session.steps().into_iter().map(|step| step.kernel);
+        assert_eq!(
+            kernels
+                .filter(|name| *name == "local-response-norm")
+                .count(),
+            steps,
+            "{size}"
+        );
+        let got = session.run(&x).unwrap();
+        let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (got, want) in got.iter().zip(&want) {
+            // Sums of 27 products and of the neighbours' squares.
+            assert!((got - want).abs() <= 1e-5 * largest, "{size}: {got} {want}");
+        }
+    }
 }

@@ -67,7 +67,10 @@ pub use inout::InOut;
 pub use listing::{KernelChoice, kernel_choices};
 pub use matrix::{Matrix, MatrixMut};
 pub use moments::Moments;
-pub use norm::{BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std};
+pub use norm::{
+    BatchNorm, LayerNorm, LocalResponseNorm, Preactivation, Statistics, batch_statistics,
+    inverse_std,
+};
 pub use peak::{peak_bandwidth, peak_operations};
 pub use pool2d::{AdaptiveAveragePool2d, AveragePool2d, MaxPool2d, Pool2d};
 pub use resize::{Interpolation, Resize2d};

@@ -280,6 +280,16 @@ impl LocalResponseNorm {
     /// `[N, H, W, C]` to the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [n, h, w, c] = x.dims();
+        let norm = lenslet_kernels::LocalResponseNorm {
+            channels: c,
+            size: self.size,
+            alpha: self.alpha as f32,
+            beta: self.beta as f32,
+            k: self.k as f32,
+        };
+        if let Some(y) = cpu::local_response_norm(&x, norm) {
+            return y;
+        }
         // Channels become the rows of a picture one column wide, over which a window slides.
         let options = AvgPoolOptions {
             stride: [1, 1],

@@ -246,9 +246,11 @@ fn norms() {
         |init| GroupNorm::new(4, 24, init),
         |m, x| m.forward(x),
     );
-    check_plain("local response norm", [2, 5, 4, 12], |x| {
-        LocalResponseNorm::new(5, 1e-2, 0.75, 2.0).forward(x)
-    });
+    for (size, beta) in [(5, 0.75), (4, 0.75), (2, 1.3)] {
+        check_plain("local response norm", [2, 5, 4, 12], |x| {
+            LocalResponseNorm::new(size, 0.1, beta, 2.0).forward(x)
+        });
+    }
 }
 
 /// Convolution, batch norm and a projection for the residual.

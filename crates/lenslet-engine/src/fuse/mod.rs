@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use lenslet_graph::{Binary, Graph, GraphError, Node, Op, Unary, ValueId, reference};
-use lenslet_kernels::{Activation, Order};
+use lenslet_kernels::{Activation, LocalResponseNorm, Order};
 
 use crate::passes::{Pass, Tally};
 use crate::weight::{Weight, WeightChannels};
@@ -57,6 +57,8 @@ pub(crate) enum Kind {
     Activate { x: ValueId, activation: Activation },
     /// `softmax(q k^T * scale + bias) v`.
     Attention(Attention),
+    /// Local response norm over the last of four dimensions.
+    ResponseNorm { x: ValueId, norm: LocalResponseNorm },
     /// A sum of two tensors of one shape, and an activation.
     Add {
         a: ValueId,
@@ -118,9 +120,11 @@ pub(crate) fn fuse(
         taken: vec![false; graph.nodes().len()],
         gates: HashMap::new(),
         attention: HashMap::new(),
+        response_norms: HashMap::new(),
         tally,
     };
     fuser.find_attention();
+    fuser.find_response_norms();
     if fusions.gates {
         fuser.find_gates();
     }
@@ -147,6 +151,8 @@ struct Fuser<'a> {
     gates: HashMap<ValueId, Gate>,
     /// Attention that arrives in pieces, by its last node.
     attention: HashMap<usize, Attention>,
+    /// Local response norms, by their last node.
+    response_norms: HashMap<usize, LocalResponseNorm>,
     tally: &'a mut Tally,
 }
 
@@ -178,6 +184,15 @@ impl<'a> Fuser<'a> {
             return Ok(Layer {
                 name,
                 kind: Kind::Attention(attention),
+                output: node.output,
+                position: i,
+            });
+        }
+        if let Some(norm) = self.response_norms.remove(&i) {
+            let x = node.inputs[0];
+            return Ok(Layer {
+                name,
+                kind: Kind::ResponseNorm { x, norm },
                 output: node.output,
                 position: i,
             });

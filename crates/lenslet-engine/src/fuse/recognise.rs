@@ -1,7 +1,7 @@
-//! Layers that arrive in pieces: activations, attention, the gates of squeeze-and-excitation.
+//! Layers that arrive in pieces: activations, attention, local response norm, the gates of squeeze-and-excitation.
 
-use lenslet_graph::{Binary, Op, Source, Unary, ValueId};
-use lenslet_kernels::Activation;
+use lenslet_graph::{Binary, Node, Op, Source, Unary, ValueId};
+use lenslet_kernels::{Activation, LocalResponseNorm};
 
 use super::{Attention, Fuser, Gate, activation_of};
 use crate::passes::Pass;
@@ -190,5 +190,105 @@ impl Fuser<'_> {
             scale,
         };
         fits.then_some((attention, nodes, last))
+    }
+
+    /// Finds local response norms.
+    pub(super) fn find_response_norms(&mut self) {
+        for last in 0..self.graph.nodes().len() {
+            if let Some((norm, nodes)) = self.response_norm(last) {
+                for node in nodes {
+                    self.taken[node] = true;
+                }
+                self.tally.add(Pass::RecogniseNorms);
+                self.response_norms.insert(last, norm);
+            }
+        }
+    }
+
+    /// The norm that a quotient is, and the nodes of its divisor: the squares' averages over neighbouring channels, which stand in the
+    /// rows of a picture one column wide.
+    fn response_norm(&self, quotient: usize) -> Option<(LocalResponseNorm, Vec<usize>)> {
+        let graph = self.graph;
+        let shape = |id: ValueId| &graph.value(id).shape[..];
+        let node = &graph.nodes()[quotient];
+        if node.op != Op::Binary(Binary::Div) {
+            return None;
+        }
+        let [x, mut value] = [node.inputs[0], node.inputs[1]];
+        let &[n, h, w, channels] = shape(x) else {
+            return None;
+        };
+        if shape(value) != shape(x) {
+            return None;
+        }
+        let mut nodes = Vec::new();
+        // The exponent, the summand and the factor.
+        let mut numbers = Vec::new();
+        let size = loop {
+            let node = self.only_for_one(value, &mut nodes)?;
+            value = node.inputs[0];
+            match (&node.op, numbers.len()) {
+                (Op::Reshape, _) => {}
+                (Op::Scalar(Binary::Pow, number), 0)
+                | (Op::Scalar(Binary::Add, number), 1)
+                | (Op::Scalar(Binary::Mul, number), 2) => numbers.push(*number as f32),
+                (
+                    &Op::AvgPool2d {
+                        kernel: [size, 1],
+                        stride: [1, 1],
+                        padding: [before, 0],
+                        count_include_pad: true,
+                        ceil_mode: false,
+                    },
+                    3,
+                ) if size == 2 * before + 1 => break size,
+                _ => return None,
+            }
+        };
+        if shape(value) != [n * h * w, 1, channels, 1] {
+            return None;
+        }
+        let mut turned = false;
+        let of = loop {
+            let node = self.only_for_one(value, &mut nodes)?;
+            value = node.inputs[0];
+            match &node.op {
+                Op::Reshape if !turned => {}
+                Op::Permute(axes) if !turned && axes[..] == [0, 2, 3, 1] => turned = true,
+                Op::Binary(Binary::Mul) if node.inputs[1] == value => break value,
+                Op::Scalar(Binary::Pow, 2.0) => break value,
+                _ => return None,
+            }
+        };
+        let same = match turned {
+            false => of == x,
+            true => {
+                let turn = graph.producer(x);
+                shape(of) == [n, channels, h, w]
+                    && turn.is_some_and(|turn| {
+                        turn.op == Op::Permute(vec![0, 2, 3, 1]) && turn.inputs == [of]
+                    })
+            }
+        };
+        let norm = LocalResponseNorm {
+            channels,
+            size,
+            alpha: numbers[2],
+            beta: numbers[0],
+            k: numbers[1],
+        };
+        same.then_some((norm, nodes))
+    }
+
+    /// The node that computes a value which one other node alone reads; noted among `nodes`.
+    fn only_for_one(&self, value: ValueId, nodes: &mut Vec<usize>) -> Option<&Node> {
+        let Source::Node(at) = self.graph.value(value).source else {
+            return None;
+        };
+        let free = self.users[value.index()].len() == 1
+            && !self.graph.outputs().contains(&value)
+            && !self.taken[at];
+        nodes.push(at);
+        free.then(|| &self.graph.nodes()[at])
     }
 }

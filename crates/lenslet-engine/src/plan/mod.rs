@@ -258,6 +258,12 @@ impl Planner<'_> {
             }
             Kind::Activate { x, activation } => self.activate(*x, *activation),
             Kind::Attention(attention) => self.attention(attention, layer.output),
+            Kind::ResponseNorm { x, norm } => {
+                let x = self.dense_rows(*x)?;
+                let (view, to) = self.fresh(layer.output);
+                self.push(Call::ResponseNorm { x, norm: *norm }, to);
+                Ok(view)
+            }
             Kind::Add { a, b, activation } => {
                 let mut like = self.view(*a)?;
                 if !like.is_dense() {

@@ -26,7 +26,7 @@ pub(crate) use conv::conv2d;
 pub(crate) use in_place::{change_in_place, sum_of_squares};
 pub(crate) use linear::linear;
 pub(crate) use loss::{cross_entropy, known_loss};
-pub(crate) use norm::{BatchMoments, Normalise, batch_norm, layer_norm};
+pub(crate) use norm::{BatchMoments, Normalise, batch_norm, layer_norm, local_response_norm};
 pub(crate) use op::input;
 pub(crate) use pool::{adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 pub(crate) use resize::resize;

@@ -1,8 +1,9 @@
-//! Batch norm with what follows it, and layer norm.
+//! Batch norm with what follows it, layer norm, and local response norm.
 
 use burn::tensor::Tensor;
 use lenslet_kernels::{
-    Activation, BatchNorm, LayerNorm, Preactivation, Statistics, batch_statistics, inverse_std,
+    Activation, BatchNorm, InOut, LayerNorm, LocalResponseNorm, Preactivation, Statistics,
+    batch_statistics, inverse_std,
 };
 
 use super::op::{CpuOp, Values, input, label, run};
@@ -311,5 +312,53 @@ impl CpuOp<3> for RowNorm {
             Some(Values::new(d_gamma, &[channels])),
             Some(Values::new(d_beta, &[channels])),
         ]
+    }
+}
+
+/// Local response norm of `[N, H, W, C]`.
+pub(crate) fn local_response_norm(x: &Tensor<4>, norm: LocalResponseNorm) -> Option<Tensor<4>> {
+    let shape = x.dims();
+    if shape.contains(&0) || norm.size == 0 {
+        return None;
+    }
+    let op = ResponseNorm { shape, norm };
+    let (y, ()) = run(op, [input(x)?]);
+    Some(y)
+}
+
+#[derive(Debug, Clone)]
+struct ResponseNorm {
+    shape: [usize; 4],
+    norm: LocalResponseNorm,
+}
+
+impl ResponseNorm {
+    fn rows(&self) -> usize {
+        self.shape[..3].iter().product()
+    }
+}
+
+impl CpuOp<1> for ResponseNorm {
+    type Saved = Values;
+    type Extra = ();
+
+    fn label(&self) -> Label {
+        label("local response norm", &self.shape)
+    }
+
+    fn forward(&self, [x]: [Values; 1]) -> (Values, Values, ()) {
+        let y = Values::written(&self.shape, |y| {
+            let x_y = InOut::Separate(x.data(), y);
+            self.norm.forward(self.rows(), x_y).expect(CHECKED);
+        });
+        (y, x, ())
+    }
+
+    fn backward(&self, x: Values, dy: Values, _: [bool; 1]) -> [Option<Values>; 1] {
+        let dx = dy.overwritten(&self.shape, |dy_dx| {
+            let done = self.norm.backward(self.rows(), x.data(), dy_dx);
+            done.expect(CHECKED);
+        });
+        [Some(dx)]
     }
 }
