@@ -63,13 +63,13 @@ impl Gather<'_> {
     ///
     /// The buffers must have the elements of their sizes, and the pairs must be positions of what is read.
     pub unsafe fn run(mut self) {
-        if self.channels < geometry(isa()).0 {
+        let isa = isa();
+        if self.channels < geometry(isa).0 {
             // Vectors overlap.
             self.to = self.to.cached();
         }
         let rows = self.images * self.to_size[0];
         let step = rows_per_chunk(rows, self.to_size[1] * self.channels);
-        let isa = isa();
         parallel_for(rows.div_ceil(step), |i| {
             let chunk = GatherRows {
                 gather: &self,

@@ -165,11 +165,10 @@ impl Conv2d {
         let bias = self.bias.as_ref().map(|b| b.val());
         let (weight, options) = (self.weight.val(), self.options([h, w]));
         let (fused, after) = Activation::split(activation);
-        let y = match cpu::conv2d(&x, &weight, bias.as_ref(), &options, false, fused) {
-            Some((y, _)) => y,
-            None => Activation::apply(fused, to_nhwc(self.forward_nchw(to_nchw(x)))),
-        };
-        Activation::apply(after, y)
+        match cpu::conv2d(&x, &weight, bias.as_ref(), &options, false, fused) {
+            Some((y, _)) => Activation::apply(after, y),
+            None => Activation::apply(activation, to_nhwc(self.forward_nchw(to_nchw(x)))),
+        }
     }
 
     /// The same on `[N, C, H, W]`, composed of Burn's operations.

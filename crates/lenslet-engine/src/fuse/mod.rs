@@ -119,12 +119,10 @@ pub(crate) fn fuse(
         fixed: graph.fixed(),
         taken: vec![false; graph.nodes().len()],
         gates: HashMap::new(),
-        attention: HashMap::new(),
-        response_norms: HashMap::new(),
+        recognised: HashMap::new(),
         tally,
     };
-    fuser.find_attention();
-    fuser.find_response_norms();
+    fuser.find_pieces();
     if fusions.gates {
         fuser.find_gates();
     }
@@ -149,10 +147,8 @@ struct Fuser<'a> {
     taken: Vec<bool>,
     /// Products with a gate that the convolution behind them takes.
     gates: HashMap<ValueId, Gate>,
-    /// Attention that arrives in pieces, by its last node.
-    attention: HashMap<usize, Attention>,
-    /// Local response norms, by their last node.
-    response_norms: HashMap<usize, LocalResponseNorm>,
+    /// Attention and norms that arrive in pieces, by their last node.
+    recognised: HashMap<usize, Kind>,
     tally: &'a mut Tally,
 }
 
@@ -180,19 +176,10 @@ impl<'a> Fuser<'a> {
             let id = *node.inputs.get(k)?;
             self.fixed[id.index()].then_some(id)
         };
-        if let Some(attention) = self.attention.remove(&i) {
+        if let Some(kind) = self.recognised.remove(&i) {
             return Ok(Layer {
                 name,
-                kind: Kind::Attention(attention),
-                output: node.output,
-                position: i,
-            });
-        }
-        if let Some(norm) = self.response_norms.remove(&i) {
-            let x = node.inputs[0];
-            return Ok(Layer {
-                name,
-                kind: Kind::ResponseNorm { x, norm },
+                kind,
                 output: node.output,
                 position: i,
             });

@@ -3,7 +3,7 @@
 use lenslet_graph::{Binary, Node, Op, Source, Unary, ValueId};
 use lenslet_kernels::{Activation, LocalResponseNorm};
 
-use super::{Attention, Fuser, Gate, activation_of};
+use super::{Attention, Fuser, Gate, Kind, activation_of};
 use crate::passes::Pass;
 
 /// How near numbers must be to those of a formula.
@@ -108,15 +108,22 @@ impl Fuser<'_> {
         (inside && free && !self.graph.outputs().contains(&x)).then_some(found)
     }
 
-    /// Finds `softmax(q k^T * scale + bias) v`.
-    pub(super) fn find_attention(&mut self) {
-        for softmax in 0..self.graph.nodes().len() {
-            if let Some((attention, nodes, last)) = self.attention_around(softmax) {
-                for node in nodes {
-                    self.taken[node] = true;
-                }
+    /// Finds `softmax(q k^T * scale + bias) v` and local response norms.
+    pub(super) fn find_pieces(&mut self) {
+        for i in 0..self.graph.nodes().len() {
+            let nodes = if let Some((attention, nodes, last)) = self.attention_around(i) {
                 self.tally.add(Pass::RecogniseAttention);
-                self.attention.insert(last, attention);
+                self.recognised.insert(last, Kind::Attention(attention));
+                nodes
+            } else if let Some((kind, nodes)) = self.response_norm(i) {
+                self.tally.add(Pass::RecogniseNorms);
+                self.recognised.insert(i, kind);
+                nodes
+            } else {
+                continue;
+            };
+            for node in nodes {
+                self.taken[node] = true;
             }
         }
     }
@@ -192,22 +199,9 @@ impl Fuser<'_> {
         fits.then_some((attention, nodes, last))
     }
 
-    /// Finds local response norms.
-    pub(super) fn find_response_norms(&mut self) {
-        for last in 0..self.graph.nodes().len() {
-            if let Some((norm, nodes)) = self.response_norm(last) {
-                for node in nodes {
-                    self.taken[node] = true;
-                }
-                self.tally.add(Pass::RecogniseNorms);
-                self.response_norms.insert(last, norm);
-            }
-        }
-    }
-
     /// The norm that a quotient is, and the nodes of its divisor: the squares' averages over neighbouring channels, which stand in the
     /// rows of a picture one column wide.
-    fn response_norm(&self, quotient: usize) -> Option<(LocalResponseNorm, Vec<usize>)> {
+    fn response_norm(&self, quotient: usize) -> Option<(Kind, Vec<usize>)> {
         let graph = self.graph;
         let shape = |id: ValueId| &graph.value(id).shape[..];
         let node = &graph.nodes()[quotient];
@@ -277,7 +271,7 @@ impl Fuser<'_> {
             beta: numbers[0],
             k: numbers[1],
         };
-        same.then_some((norm, nodes))
+        same.then_some((Kind::ResponseNorm { x, norm }, nodes))
     }
 
     /// The node that computes a value which one other node alone reads; noted among `nodes`.

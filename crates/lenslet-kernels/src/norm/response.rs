@@ -1,8 +1,10 @@
 //! Local response norm over neighbouring channels of `[rows, channels]`.
 
+use std::ops::Range;
+
 use crate::buffer::with_local;
-use crate::columns::rows_per_chunk;
-use crate::error::{KernelError, elements};
+use crate::columns::{for_columns, rows_per_chunk};
+use crate::error::{KernelError, elements, expect_len};
 use crate::inout::{In, InOut, Out};
 use crate::pool::parallel_for;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
@@ -47,13 +49,7 @@ impl LocalResponseNorm {
         self.check()?;
         let len = elements([rows, self.channels]);
         let (x, y) = x_y.check("local response norm input and output", len)?;
-        self.run(rows, |first, end| ForwardRows {
-            norm: self,
-            first,
-            end,
-            x,
-            y,
-        });
+        self.run(rows, x, In::optional(None), y);
         Ok(())
     }
 
@@ -70,28 +66,34 @@ impl LocalResponseNorm {
     ) -> Result<(), KernelError> {
         self.check()?;
         let len = elements([rows, self.channels]);
-        crate::error::expect_len("local response norm input", x.len(), len)?;
+        expect_len("local response norm input", x.len(), len)?;
         let (dy, dx) = dy_dx.check("gradients of output and input", len)?;
-        self.run(rows, |first, end| BackwardRows {
-            forward: ForwardRows {
-                norm: self,
-                first,
-                end,
-                x: In::new(x),
-                y: dx.cached(),
-            },
-            dy,
-        });
+        self.run(rows, In::new(x), dy, dx.cached());
         Ok(())
     }
 
-    /// Runs a kernel for some rows at a time on all threads.
-    fn run<K: Kernel<Output = ()>>(&self, rows: usize, kernel: impl Fn(usize, usize) -> K + Sync) {
+    /// Runs one of the passes on all threads: the backward one where there is a `dy`.
+    fn run(&self, rows: usize, x: In, dy: In, out: Out) {
         let per_chunk = rows_per_chunk(rows, self.channels);
         let isa = isa();
         parallel_for(rows.div_ceil(per_chunk), |i| {
-            let first = i * per_chunk;
-            dispatch_on(isa, kernel(first, (first + per_chunk).min(rows)));
+            with_local(|local| {
+                let (squares, shares) =
+                    (local.a.resize(self.padded()), local.b.resize(self.padded()));
+                squares.fill(0.0);
+                shares.fill(0.0);
+                let first = i * per_chunk;
+                let chunk = NormRows {
+                    norm: self,
+                    rows: first..(first + per_chunk).min(rows),
+                    x,
+                    dy,
+                    out,
+                    squares,
+                    shares,
+                };
+                dispatch_on(isa, chunk);
+            });
         });
     }
 
@@ -137,154 +139,92 @@ fn window<S: Simd>(s: S, numbers: &[f32], at: usize, size: usize) -> S::V {
     total
 }
 
-#[derive(Clone, Copy)]
-struct ForwardRows<'a> {
+/// Some rows of a pass.
+struct NormRows<'a> {
     norm: &'a LocalResponseNorm,
-    first: usize,
-    end: usize,
+    rows: Range<usize>,
     x: In,
-    y: Out,
-}
-
-impl ForwardRows<'_> {
-    /// Writes a row's squares behind the zeros.
-    ///
-    /// # Safety
-    ///
-    /// The row must exist.
-    #[inline(always)]
-    unsafe fn square<S: Simd>(&self, s: S, row: usize, squares: &mut [f32]) {
-        let channels = self.norm.channels;
-        let to = &mut squares[self.norm.size / 2..][..channels];
-        for (i, to) in to.chunks_mut(S::LANES).enumerate() {
-            // SAFETY: as many elements of the row.
-            unsafe {
-                let x = self
-                    .x
-                    .get::<S, true>(s, row * channels + i * S::LANES, to.len());
-                s.store_slice(to, s.mul(x, x));
-            }
-        }
-    }
-}
-
-impl Kernel for ForwardRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        with_local(|local| {
-            let squares = local.a.resize(self.norm.padded());
-            squares.fill(0.0);
-            s.vectorize(ForwardIn {
-                rows: self,
-                squares,
-            });
-        });
-    }
-}
-
-/// The forward pass with memory for a row's squares.
-struct ForwardIn<'a> {
-    rows: ForwardRows<'a>,
-    squares: &'a mut [f32],
-}
-
-impl Kernel for ForwardIn<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let (rows, norm) = (self.rows, self.rows.norm);
-        for row in rows.first..rows.end {
-            // SAFETY: `forward` has checked the lengths; the rows are this chunk's.
-            unsafe {
-                rows.square(s, row, self.squares);
-                for col in (0..norm.channels).step_by(S::LANES) {
-                    let (at, n) = (
-                        row * norm.channels + col,
-                        (norm.channels - col).min(S::LANES),
-                    );
-                    let x = rows.x.get::<S, true>(s, at, n);
-                    let power = norm.inverse_power(s, norm.sum(s, self.squares, col));
-                    rows.y.put::<S, true>(s, at, n, s.mul(x, power));
-                }
-            }
-        }
-    }
-}
-
-/// dx = dy * sum^-beta - 2 alpha beta / size * x * (the sum over those that a channel is a neighbour of, of dy * x * sum^(-beta - 1)).
-struct BackwardRows<'a> {
-    /// Its output is the input's gradient.
-    forward: ForwardRows<'a>,
     dy: In,
-}
-
-impl Kernel for BackwardRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        with_local(|local| {
-            let len = self.forward.norm.padded();
-            let (squares, shares) = (local.a.resize(len), local.b.resize(len));
-            squares.fill(0.0);
-            shares.fill(0.0);
-            s.vectorize(BackwardIn {
-                rows: self,
-                squares,
-                shares,
-            });
-        });
-    }
-}
-
-/// The backward pass with memory for a row's squares, and for what every channel takes of its neighbours' gradients.
-struct BackwardIn<'a> {
-    rows: BackwardRows<'a>,
+    /// The output, or the input's gradient.
+    out: Out,
+    /// A row's squares, behind `size / 2` zeros.
     squares: &'a mut [f32],
+    /// What every channel takes of its neighbours' gradients, behind `(size - 1) / 2` zeros.
     shares: &'a mut [f32],
 }
 
-impl Kernel for BackwardIn<'_> {
+impl Kernel for NormRows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let BackwardRows { forward, dy } = self.rows;
-        let (norm, dx) = (forward.norm, forward.y);
-        let factor = -2.0 * norm.alpha * norm.beta / norm.size as f32;
-        let first = (norm.size - 1) / 2;
-        for row in forward.first..forward.end {
-            let place = |col: usize| {
-                let n = (norm.channels - col).min(S::LANES);
-                (row * norm.channels + col, n)
-            };
-            // SAFETY: `backward` has checked the lengths; the rows are this chunk's.
+    fn run<S: Simd>(mut self, s: S) {
+        let channels = self.norm.channels;
+        for row in self.rows.clone() {
+            // SAFETY: `forward` and `backward` have checked the lengths; the rows are this chunk's.
             unsafe {
-                forward.square(s, row, self.squares);
-                for col in (0..norm.channels).step_by(S::LANES) {
-                    let (at, n) = place(col);
-                    let (x, dy) = (
-                        forward.x.get::<S, true>(s, at, n),
-                        dy.get::<S, true>(s, at, n),
-                    );
-                    let sum = norm.sum(s, self.squares, col);
-                    let direct = s.mul(dy, norm.inverse_power(s, sum));
-                    let share = s.div(s.mul(direct, x), sum);
-                    s.store_slice(&mut self.shares[first + col..][..n], share);
-                    dx.put::<S, true>(s, at, n, direct);
-                }
-                for col in (0..norm.channels).step_by(S::LANES) {
-                    let (at, n) = place(col);
-                    let x = forward.x.get::<S, true>(s, at, n);
-                    let direct = dx.as_in().get::<S, true>(s, at, n);
-                    let shares = window(s, self.shares, col, norm.size);
-                    let change = s.mul(x, s.splat(factor));
-                    dx.put::<S, true>(s, at, n, s.mul_add(change, shares, direct));
+                for_columns!(S, channels, |col, n, P| {
+                    let x = self.x.get::<S, P>(s, row * channels + col, n);
+                    let to = &mut self.squares[self.norm.size / 2 + col..][..n];
+                    s.store_slice(to, s.mul(x, x));
+                });
+                if self.dy.is_some() {
+                    self.backward(s, row * channels);
+                } else {
+                    self.forward(s, row * channels);
                 }
             }
+        }
+        s.fence();
+    }
+}
+
+impl NormRows<'_> {
+    /// # Safety
+    ///
+    /// The row from element `row` on must exist and be this chunk's.
+    #[inline(always)]
+    unsafe fn forward<S: Simd>(&self, s: S, row: usize) {
+        let norm = self.norm;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for_columns!(S, norm.channels, |col, n, P| {
+                let x = self.x.get::<S, P>(s, row + col, n);
+                let power = norm.inverse_power(s, norm.sum(s, self.squares, col));
+                self.out.put::<S, P>(s, row + col, n, s.mul(x, power));
+            });
+        }
+    }
+
+    /// dx = dy * sum^-beta - 2 alpha beta / size * x * (the sum over those that a channel is a neighbour of, of
+    /// dy * x * sum^(-beta - 1)).
+    ///
+    /// # Safety
+    ///
+    /// As for [`NormRows::forward`].
+    #[inline(always)]
+    unsafe fn backward<S: Simd>(&mut self, s: S, row: usize) {
+        let norm = self.norm;
+        let factor = -2.0 * norm.alpha * norm.beta / norm.size as f32;
+        let first = (norm.size - 1) / 2;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for_columns!(S, norm.channels, |col, n, P| {
+                let x = self.x.get::<S, P>(s, row + col, n);
+                let dy = self.dy.get::<S, P>(s, row + col, n);
+                let sum = norm.sum(s, self.squares, col);
+                let direct = s.mul(dy, norm.inverse_power(s, sum));
+                let share = s.div(s.mul(direct, x), sum);
+                s.store_slice(&mut self.shares[first + col..][..n], share);
+                self.out.put::<S, P>(s, row + col, n, direct);
+            });
+            for_columns!(S, norm.channels, |col, n, P| {
+                let x = self.x.get::<S, P>(s, row + col, n);
+                let direct = self.out.as_in().get::<S, P>(s, row + col, n);
+                let shares = window(s, self.shares, col, norm.size);
+                let change = s.mul(x, s.splat(factor));
+                let dx = s.mul_add(change, shares, direct);
+                self.out.put::<S, P>(s, row + col, n, dx);
+            });
         }
     }
 }
