@@ -38,7 +38,7 @@ pub fn kernel_choices(batch: usize) -> Vec<KernelChoice> {
             format!("column passes, {isa} 4x{lanes}"),
         ),
         choice(
-            "layer norm, softmax, cross entropy",
+            "layer norm, local response norm, softmax, cross entropy",
             format!("row passes, {isa} {lanes} lanes"),
         ),
         choice(
@@ -51,6 +51,7 @@ pub fn kernel_choices(batch: usize) -> Vec<KernelChoice> {
     };
     let layers = [
         ("stem 7x7/2, 224, 3-64", conv(224, 3, 64, 7).stride(2)),
+        ("5x5, 28, 1-6", conv(28, 1, 6, 5)),
         ("3x3, 224, 64-64", conv(224, 64, 64, 3)),
         ("3x3, 56, 64-64", conv(56, 64, 64, 3)),
         ("3x3, 14, 256-256", conv(14, 256, 256, 3)),
