@@ -324,6 +324,11 @@ fn particular_shapes() {
             .padding(1)
             .stride(2)
             .groups(2),
+        // Weight gradients of packed pixels.
+        Conv2d::new([2, 9, 7, 140], 136, [3, 3])
+            .padding(1)
+            .stride(2),
+        Conv2d::new([3, 8, 6, 280], 300, [2, 2]).stride(2).groups(2),
         // Depthwise.
         Conv2d::new([1, 15, 15, 96], 96, [7, 7])
             .padding(3)

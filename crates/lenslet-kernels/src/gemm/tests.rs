@@ -86,7 +86,8 @@ proptest! {
 
     #[test]
     fn transposed_products_match_the_reference(
-        rows in 1usize..600, m in 1usize..50, n in 1usize..90, pads in [0usize..5, 0usize..5], seed: u64,
+        rows in 1usize..600, m in prop_oneof![3 => 1usize..50, 1 => 130usize..180],
+        n in prop_oneof![3 => 1usize..90, 1 => 130usize..180], pads in [0usize..5, 0usize..5], seed: u64,
     ) {
         with_each_isa(|_| {
             let (lda, ldb) = (m + pads[0], n + pads[1]);
@@ -264,8 +265,8 @@ fn results_do_not_depend_on_threads() {
         (c, d)
     };
     with_each_isa(|_| {
-        // Many rows; and a reduction in several blocks, with several panels in a chunk.
-        for size in [[300, 64, 130], [50, 2100, 520]] {
+        // Many rows; weight gradients of packed pixels; and a reduction in several blocks, with several panels in a chunk.
+        for size in [[300, 64, 130], [300, 140, 150], [50, 2100, 520]] {
             crate::pool::set_num_threads(1);
             let one = run(size);
             for threads in [2, 3, 5] {

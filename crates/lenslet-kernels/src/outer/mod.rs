@@ -5,7 +5,12 @@
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
 
-use crate::buffer::{AlignedBuf, with_local};
+mod in_place;
+mod packed;
+
+use std::ops::Range;
+
+use crate::buffer::{AlignedBuf, Local, with_local};
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::{geometry, max_rows, max_vectors};
@@ -25,8 +30,8 @@ pub(crate) struct Side {
 /// Where a tap finds input: the rectangle of output pixels, and how far each side's pointer moves there.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {
-    pub rows: std::ops::Range<usize>,
-    pub cols: std::ops::Range<usize>,
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
     /// Floats to add to the pointers, which may point before the slice until the rectangle's start is added.
     pub a_shift: isize,
     pub b_shift: isize,
@@ -226,6 +231,7 @@ impl Outer<'_> {
                 dispatch_on(
                     isa,
                     Chunk {
+                        isa,
                         outer: self,
                         cut,
                         blocks: &blocks[part * blocks.len() / cut.parts
@@ -282,13 +288,14 @@ fn add_parts(parts: &[f32], c: &mut [f32], add: bool) {
 }
 
 struct Chunk<'a> {
+    isa: Isa,
     outer: &'a Outer<'a>,
     cut: &'a Cut,
     blocks: &'a [[usize; 3]],
     group: usize,
-    taps: std::ops::Range<usize>,
-    a: std::ops::Range<usize>,
-    b: std::ops::Range<usize>,
+    taps: Range<usize>,
+    a: Range<usize>,
+    b: Range<usize>,
     /// Start of this part's and group's output.
     c: *mut f32,
     /// Whether the output counts.
@@ -300,24 +307,16 @@ impl Kernel for Chunk<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        with_local(|local| self.run_with(s, &mut local.a, &mut local.b));
+        with_local(|local| self.run_with(s, local));
     }
 }
 
 impl Chunk<'_> {
-    fn run_with<S: Simd>(&self, s: S, a_copy: &mut AlignedBuf, b_copy: &mut AlignedBuf) {
+    fn run_with<S: Simd>(&self, s: S, local: &mut Local) {
         let (outer, cut) = (self.outer, self.cut);
         let [m, n] = [outer.a.channels, outer.b.channels];
-        let wide = max_vectors(S::REGISTERS) * S::LANES;
-        let columns = self.b.len();
-        let panels = columns.div_ceil(wide);
-        let vectors = columns.div_ceil(S::LANES);
-        // A wide tile reads enough of every pixel in place.
-        let narrow = wide <= 16;
-        let copies = [
-            narrow && outer.a.is_scattered() && columns >= WORTH_COPYING,
-            narrow && outer.b.is_scattered() && self.a.len() >= WORTH_COPYING,
-        ];
+        let packs = is_worth_packing(self.a.len(), self.b.len(), S::LANES);
+        let mut transposed = None;
         let mut started = vec![self.add; self.taps.len()];
         for start in self.blocks {
             for tap in self.taps.clone() {
@@ -331,55 +330,35 @@ impl Chunk<'_> {
                 }
                 let images = start[0]..(start[0] + cut.block[0]).min(outer.images);
                 let accumulate = std::mem::replace(&mut started[tap - self.taps.start], true);
-                let first = |side: &Side, shift: isize, channel: usize| {
+                let pixels = |side: &Side, shift: isize, channels: &Range<usize>| {
                     let at = images.start * side.strides[0]
                         + rows.start * side.strides[1]
                         + cols.start * side.strides[2]
                         + self.group * side.group_stride
-                        + channel;
-                    side.data.wrapping_offset(at as isize + shift)
+                        + channels.start;
+                    Pixels {
+                        data: side.data.wrapping_offset(at as isize + shift),
+                        channels: channels.len(),
+                        strides: side.strides,
+                    }
                 };
-                let mut a = (first(&outer.a, span.a_shift, self.a.start), outer.a.strides);
-                let mut b = (first(&outer.b, span.b_shift, self.b.start), outer.b.strides);
-                let mut extent = [images.len(), rows.len(), cols.len()];
-                // SAFETY: the spans keep all pixels inside both sides (promised by the caller of `Outer::run`).
+                let block = Block {
+                    a: pixels(&outer.a, span.a_shift, &self.a),
+                    b: pixels(&outer.b, span.b_shift, &self.b),
+                    extent: [images.len(), rows.len(), cols.len()],
+                    c: self
+                        .c
+                        .wrapping_add((tap * m + self.a.start) * n + self.b.start),
+                    ldc: n,
+                    accumulate,
+                };
+                // SAFETY: the spans keep all pixels inside both sides (promised by the caller of `Outer::run`); the output rows and
+                // columns are this chunk's own.
                 unsafe {
-                    if copies[0] {
-                        a = copy_pixels(a, extent, self.a.len(), a_copy);
-                    }
-                    if copies[1] {
-                        b = copy_pixels(b, extent, columns, b_copy);
-                    }
-                }
-                if copies == [true, true] {
-                    // One row of pixels.
-                    extent = [1, 1, extent.iter().product()];
-                }
-                for panel in 0..panels {
-                    let col = panel * vectors / panels * S::LANES;
-                    let col_end = ((panel + 1) * vectors / panels * S::LANES).min(columns);
-                    let nv = (col_end - col).div_ceil(S::LANES);
-                    let height = max_rows(S::REGISTERS, nv);
-                    let tiles = self.a.len().div_ceil(height);
-                    for tile in 0..tiles {
-                        let row = self.a.start + tile * self.a.len() / tiles;
-                        let row_end = self.a.start + (tile + 1) * self.a.len() / tiles;
-                        let tile = PixelTile {
-                            a: a.0.wrapping_add(row - self.a.start),
-                            b: b.0.wrapping_add(col),
-                            a_strides: a.1,
-                            b_strides: b.1,
-                            extent,
-                            c: self
-                                .c
-                                .wrapping_add((tap * m + row) * n + self.b.start + col),
-                            ldc: n,
-                            cols: col_end - col,
-                            accumulate,
-                        };
-                        // SAFETY: all pixels lie inside both sides, as above, or in the copies; the output rows and columns are
-                        // this chunk's own.
-                        unsafe { run_pixel_tile(s, row_end - row, nv, &tile) };
+                    if packs {
+                        packed::multiply(s, self.isa, &block, &mut transposed, local);
+                    } else {
+                        in_place::multiply(s, &block);
                     }
                 }
             }
@@ -389,197 +368,38 @@ impl Chunk<'_> {
                 for row in self.a.clone() {
                     let c = self.c.wrapping_add((tap * m + row) * n + self.b.start);
                     // SAFETY: this chunk's own part of the output.
-                    unsafe { std::slice::from_raw_parts_mut(c, columns) }.fill(0.0);
+                    unsafe { std::slice::from_raw_parts_mut(c, self.b.len()) }.fill(0.0);
                 }
             }
         }
     }
 }
 
-/// Channels of the other side from which on a copy of a scattered side pays.
-const WORTH_COPYING: usize = 48;
-
-impl Side {
-    /// Whether the lines of neighbouring pixels fall into few sets of the first cache level, or every pixel lies on a page of its
-    /// own: then a tile, which reads one or two lines of each, would find none of them in the cache again.
-    fn is_scattered(&self) -> bool {
-        const LINE: usize = 16;
-        let step = self.strides[2];
-        let lines = if step.is_multiple_of(LINE) {
-            step / LINE
-        } else {
-            1
-        };
-        lines.is_multiple_of(8) || step >= 16 * LINE
-    }
+/// Whether it pays to copy a block's pixels to where tiles find them in order: every float copied must take part in so many operations on
+/// vectors.
+fn is_worth_packing(m: usize, n: usize, lanes: usize) -> bool {
+    m * n > 4 * lanes * (m + n)
 }
 
-/// Copies the first `width` channels of all pixels to rows that lie an odd number of cache lines apart; the copy's start and strides.
-///
-/// # Safety
-///
-/// The pixels must be readable for so many channels.
-unsafe fn copy_pixels(
-    (from, strides): (*const f32, [usize; 3]),
-    [images, rows, cols]: [usize; 3],
-    width: usize,
-    copy: &mut AlignedBuf,
-) -> (*const f32, [usize; 3]) {
-    let ld = (width.div_ceil(16) | 1) * 16;
-    let to = copy.resize(images * rows * cols * ld);
-    let mut to = to.chunks_exact_mut(ld);
-    for image in 0..images {
-        for row in 0..rows {
-            let mut at = from.wrapping_add(image * strides[0] + row * strides[1]);
-            for to in to.by_ref().take(cols) {
-                // SAFETY: the caller's promise; a row of the copy is at least as wide.
-                unsafe { std::ptr::copy_nonoverlapping(at, to.as_mut_ptr(), width) };
-                at = at.wrapping_add(strides[2]);
-            }
-        }
-    }
-    (copy.as_ptr(), [rows * cols * ld, cols * ld, ld])
+/// One side of a block of pixels.
+#[derive(Clone, Copy)]
+struct Pixels {
+    /// First pixel, first channel.
+    data: *const f32,
+    channels: usize,
+    /// Floats from one image, row, column to the next.
+    strides: [usize; 3],
 }
 
-struct PixelTile {
-    a: *const f32,
-    b: *const f32,
-    a_strides: [usize; 3],
-    b_strides: [usize; 3],
+/// What a chunk multiplies at once: some channels of some pixels.
+struct Block {
+    a: Pixels,
+    b: Pixels,
     /// Images, rows, columns to reduce over.
     extent: [usize; 3],
+    /// First of the output's rows, which are `ldc` floats apart.
     c: *mut f32,
     ldc: usize,
-    cols: usize,
+    /// Add to the output instead of overwriting it.
     accumulate: bool,
-}
-
-/// Runs the kernel for `mr` channels of `a` and `nv` vectors of channels of `b`.
-///
-/// # Safety
-///
-/// The pointers must be valid over the extent, for `mr` and `cols` floats a pixel; `c` for `mr` rows of `cols`.
-#[inline(never)]
-unsafe fn run_pixel_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &PixelTile) {
-    macro_rules! select {
-        ($(($m:literal, $n:literal)),*) => {
-            match (mr, nv) {
-                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
-                _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
-            }
-        };
-    }
-    select!(
-        (1, 1),
-        (2, 1),
-        (3, 1),
-        (4, 1),
-        (5, 1),
-        (6, 1),
-        (7, 1),
-        (8, 1),
-        (1, 2),
-        (2, 2),
-        (3, 2),
-        (4, 2),
-        (5, 2),
-        (6, 2),
-        (7, 2),
-        (8, 2),
-        (1, 3),
-        (2, 3),
-        (3, 3),
-        (4, 3),
-        (5, 3),
-        (6, 3),
-        (7, 3),
-        (8, 3),
-        (1, 4),
-        (2, 4),
-        (3, 4),
-        (4, 4),
-        (5, 4),
-        (6, 4)
-    )
-}
-
-struct PixelKernel<'a, const MR: usize, const NV: usize>(&'a PixelTile);
-
-impl<const MR: usize, const NV: usize> Kernel for PixelKernel<'_, MR, NV> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let t = self.0;
-        let last = t.cols - (NV - 1) * S::LANES;
-        // SAFETY: `run_pixel_tile`'s caller promises the pointers; a partial last vector reads and writes `last` floats only.
-        unsafe {
-            for r in 0..MR {
-                for v in 0..NV {
-                    s.prefetch(t.c.wrapping_add(r * t.ldc + v * S::LANES));
-                }
-            }
-            let acc = if last < S::LANES {
-                reduce::<S, MR, NV, true>(s, t, last)
-            } else {
-                reduce::<S, MR, NV, false>(s, t, last)
-            };
-            for r in 0..MR {
-                for v in 0..NV {
-                    let c = t.c.add(r * t.ldc + v * S::LANES);
-                    if v == NV - 1 && last < S::LANES {
-                        let old = if t.accumulate {
-                            s.load_n(c, last)
-                        } else {
-                            s.zero()
-                        };
-                        s.store_n(c, last, s.add(acc[r][v], old));
-                    } else {
-                        let old = if t.accumulate { s.load(c) } else { s.zero() };
-                        s.store(c, s.add(acc[r][v], old));
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn reduce<S: Simd, const MR: usize, const NV: usize, const PARTIAL: bool>(
-    s: S,
-    t: &PixelTile,
-    last: usize,
-) -> [[S::V; NV]; MR] {
-    let mut acc = [[s.zero(); NV]; MR];
-    let [images, rows, cols] = t.extent;
-    for image in 0..images {
-        for row in 0..rows {
-            let mut a =
-                t.a.wrapping_add(image * t.a_strides[0] + row * t.a_strides[1]);
-            let mut b =
-                t.b.wrapping_add(image * t.b_strides[0] + row * t.b_strides[1]);
-            for _ in 0..cols {
-                // SAFETY: the caller promises the whole extent.
-                unsafe {
-                    let mut bv = [s.zero(); NV];
-                    for v in 0..NV {
-                        bv[v] = if PARTIAL && v == NV - 1 {
-                            s.load_n(b.add(v * S::LANES), last)
-                        } else {
-                            s.load(b.add(v * S::LANES))
-                        };
-                    }
-                    for r in 0..MR {
-                        let x = s.splat(*a.add(r));
-                        for v in 0..NV {
-                            acc[r][v] = s.mul_add(x, bv[v], acc[r][v]);
-                        }
-                    }
-                }
-                a = a.wrapping_add(t.a_strides[2]);
-                b = b.wrapping_add(t.b_strides[2]);
-            }
-        }
-    }
-    acc
 }

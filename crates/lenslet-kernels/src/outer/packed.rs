@@ -1,0 +1,189 @@
+//! Blocks that are copied first: a tile of the sides as they lie would read a line or a few of each pixel, which are on pages of
+//! their own and fall into few sets of the first cache level.
+
+use super::{Block, Pixels};
+use crate::buffer::Local;
+use crate::panels::{Panel, Panels};
+use crate::simd::{Isa, Kernel, Simd};
+use crate::tile::{Ahead, Tile, run_tile};
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Which pixels the copy of the left side holds: several taps share them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Transposed {
+    data: *const f32,
+    extent: [usize; 3],
+}
+
+/// The product of a block. `transposed` says what an earlier call of this chunk left in `local`.
+///
+/// # Safety
+///
+/// The block's pointers must be valid for its extent and channels, the output's rows nobody else's.
+pub(super) unsafe fn multiply<S: Simd>(
+    s: S,
+    isa: Isa,
+    block: &Block,
+    transposed: &mut Option<Transposed>,
+    local: &mut Local,
+) {
+    let count: usize = block.extent.iter().product();
+    let (m, panels) = (block.a.channels, Panels::new(isa, block.b.channels));
+    // An odd number of lines, so that a tile's rows fall into different sets.
+    let ld = (count.div_ceil(LINE) | 1) * LINE;
+    let this = Transposed {
+        data: block.a.data,
+        extent: block.extent,
+    };
+    let is_there = transposed.replace(this) == Some(this);
+    let a = local
+        .a
+        .resize(m.next_multiple_of(S::LANES) * ld)
+        .as_mut_ptr();
+    let b = local.b.resize(count * panels.padded()).as_mut_ptr();
+    local.rows.clear();
+    block.a.list(block.extent, &mut local.rows);
+    block.b.list(block.extent, &mut local.rows);
+    let (a_pixels, b_pixels) = local.rows.split_at(count);
+    if !is_there {
+        s.vectorize(Transpose {
+            pixels: a_pixels,
+            channels: m,
+            to: a,
+            ld,
+        });
+    }
+    for index in 0..panels.count {
+        let panel = panels.get(index);
+        s.vectorize(CopyPanel {
+            pixels: b_pixels,
+            panel,
+            to: b.wrapping_add(panel.col * count),
+        });
+    }
+    // Tiles of equal height, give or take one row.
+    let tiles = m.div_ceil(panels.tile_rows());
+    let (low, tall) = (m / tiles, m % tiles);
+    local.rows.clear();
+    local
+        .rows
+        .extend((0..m).map(|row| a.wrapping_add(row * ld).cast_const()));
+    local.outputs.clear();
+    local.outputs.extend(0..m);
+    for index in 0..panels.count {
+        let panel = panels.get(index);
+        let b = b.wrapping_add(panel.col * count);
+        for (first, tiles, height) in [(0, tall, low + 1), (tall * (low + 1), tiles - tall, low)] {
+            if tiles == 0 {
+                continue;
+            }
+            let tile = Tile {
+                count: tiles,
+                rows: local.rows[first..].as_ptr(),
+                rows_step: height,
+                taps: 1,
+                k: count,
+                offset: 0,
+                b,
+                ldb: panel.width,
+                c: block.c.wrapping_add(panel.col),
+                ldc: block.ldc,
+                outputs: local.outputs[first..].as_ptr(),
+                cols: panel.cols,
+                accumulate: block.accumulate,
+                post: None,
+                first_col: panel.col,
+                ahead: Ahead { at: b, left: 0 },
+            };
+            // SAFETY: the copies hold `count` pixels of every row and panel; the output is as the caller promised.
+            unsafe { run_tile(s, height, panel.vectors, &tile) };
+        }
+    }
+}
+
+impl Pixels {
+    /// Appends where each pixel starts.
+    fn list(&self, [images, rows, cols]: [usize; 3], to: &mut Vec<*const f32>) {
+        for image in 0..images {
+            for row in 0..rows {
+                let first = self
+                    .data
+                    .wrapping_add(image * self.strides[0] + row * self.strides[1]);
+                to.extend((0..cols).map(|col| first.wrapping_add(col * self.strides[2])));
+            }
+        }
+    }
+}
+
+/// Copies pixels to `[channel][pixel]`, rows `ld` floats apart.
+struct Transpose<'a> {
+    pixels: &'a [*const f32],
+    channels: usize,
+    to: *mut f32,
+    ld: usize,
+}
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut square = [0.0f32; 16 * 16];
+        for (group, pixels) in self.pixels.chunks(S::LANES).enumerate() {
+            for channel in (0..self.channels).step_by(S::LANES) {
+                let n = (self.channels - channel).min(S::LANES);
+                // SAFETY: the pixels are readable for their channels, as the block's maker promised; the rows are padded to whole vectors
+                // of channels and pixels.
+                unsafe {
+                    let square = square.as_mut_ptr();
+                    for (i, &pixel) in pixels.iter().enumerate() {
+                        let from = pixel.add(channel);
+                        let x = if n == S::LANES {
+                            s.load(from)
+                        } else {
+                            s.load_n(from, n)
+                        };
+                        s.store(square.add(i * S::LANES), x);
+                    }
+                    let to = self.to.add(channel * self.ld + group * S::LANES);
+                    s.transpose(square, S::LANES, to, self.ld);
+                }
+            }
+        }
+    }
+}
+
+/// Copies a panel's channels of all pixels one after the other, whole vectors.
+struct CopyPanel<'a> {
+    pixels: &'a [*const f32],
+    panel: Panel,
+    to: *mut f32,
+}
+
+impl Kernel for CopyPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Panel {
+            col, cols, width, ..
+        } = self.panel;
+        for (i, &pixel) in self.pixels.iter().enumerate() {
+            for at in (0..width).step_by(S::LANES) {
+                // SAFETY: the pixels are readable for the panel's columns, as the block's maker promised; there is room for
+                // `width` floats of each.
+                unsafe {
+                    let from = pixel.add(col + at);
+                    let x = if at + S::LANES <= cols {
+                        s.load(from)
+                    } else {
+                        s.load_n(from, cols - at)
+                    };
+                    s.store(self.to.add(i * width + at), x);
+                }
+            }
+        }
+    }
+}
