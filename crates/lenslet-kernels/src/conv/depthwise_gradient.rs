@@ -1,21 +1,27 @@
 //! Weight gradient of depthwise convolutions.
 
+use std::ops::Range;
+
 use super::Conv2d;
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, with_local};
 use crate::matrix::Matrix;
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 use crate::tile::geometry;
 
-/// Parts of the rows, each with sums of its own, at most.
-const PARTS: usize = 16;
-/// Floats of input and gradient that are walked at once: a quarter of a second cache level.
+/// Chunks that are wanted where there is enough work.
+const CHUNKS: usize = 16;
+/// Vectors of channels of a chunk: neighbouring cache lines of a pixel are asked for together.
+const VECTORS: usize = 2;
+/// Floats of copied input and gradient at most: a quarter of a second cache level.
 const BLOCK_FLOATS: usize = 64 << 10;
+/// Pixels that are asked for ahead of the copy.
+const AHEAD: usize = 16;
 
 /// Writes the gradient to `dw` (`[c, 1, kh, kw]`).
 ///
-/// Output rows of all images are cut into parts (by the problem's size only); each adds up its own sums `[taps][c]`, which are
-/// then added in order.
+/// Channels are cut into a few vectors, output rows of all images into parts (by the problem's size only); each part adds up its own sums
+/// `[taps][c]`, which are then added in order.
 ///
 /// # Safety
 ///
@@ -34,26 +40,26 @@ pub(super) unsafe fn weight_gradient(
     let padded = c.next_multiple_of(lanes);
     let rows = shape.n * output[0];
     let macs = rows * output[1] * taps * c;
-    let parts = (macs >> 19).clamp(1, PARTS).min(rows);
+    let groups = c.div_ceil(VECTORS * lanes);
+    let wanted = (macs >> 19).clamp(1, CHUNKS);
+    let parts = wanted.div_ceil(groups).min(rows).max(1);
     let sums = sums.resize(parts * taps * padded);
+    sums.fill(0.0);
     let shared = SharedMut::new(sums);
-    parallel_for(parts, |part| {
-        // SAFETY: a part for each chunk.
-        let sums = unsafe { shared.slice(part * taps * padded, taps * padded) };
-        sums.fill(0.0);
-        let rows = part * rows / parts..(part + 1) * rows / parts;
-        dispatch_on(
-            isa,
-            Part {
-                shape,
-                output,
-                x,
-                dy,
-                padded,
-                rows,
-                sums,
-            },
-        );
+    parallel_for(parts * groups, |i| {
+        let (part, first) = (i / groups, i % groups * VECTORS * lanes);
+        let chunk = Chunk {
+            shape,
+            output,
+            x,
+            dy,
+            channels: first..(first + VECTORS * lanes).min(c),
+            rows: part * rows / parts..(part + 1) * rows / parts,
+            // Each chunk adds to its own channels of its own part.
+            sums: shared.as_mut_ptr().wrapping_add(part * taps * padded),
+            padded,
+        };
+        dispatch_on(isa, chunk);
     });
     for (c, dw) in dw.chunks_exact_mut(taps).enumerate() {
         for (tap, dw) in dw.iter_mut().enumerate() {
@@ -62,140 +68,245 @@ pub(super) unsafe fn weight_gradient(
     }
 }
 
-struct Part<'a> {
+struct Chunk<'a> {
     shape: &'a Conv2d,
     output: [usize; 2],
     x: Matrix<'a>,
     dy: Matrix<'a>,
-    padded: usize,
+    channels: Range<usize>,
     /// Output rows, counted through all images.
-    rows: std::ops::Range<usize>,
-    sums: &'a mut [f32],
+    rows: Range<usize>,
+    /// This part's sums, `[taps][padded]`.
+    sums: *mut f32,
+    padded: usize,
 }
 
-impl Kernel for Part<'_> {
+impl Kernel for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        with_local(|local| self.run_with(s, &mut local.a, &mut local.b));
+    }
+}
+
+impl Chunk<'_> {
+    fn run_with<S: Simd>(&self, s: S, x_copy: &mut AlignedBuf, dy_copy: &mut AlignedBuf) {
         let shape = self.shape;
+        let [oh, ow] = self.output;
         let [kh, kw] = shape.kernel;
-        let per_row = self.output[1] * shape.c_in + shape.stride[0] * shape.w * shape.c_in;
-        let at_once = (BLOCK_FLOATS / per_row).max(1);
+        let reach = |axis: usize, outputs: usize, kernel: usize| {
+            (outputs - 1) * shape.stride[axis] + (kernel - 1) * shape.dilation[axis] + 1
+        };
+        let width = reach(1, ow, kw);
+        // Rows at once, such that both copies fit.
+        let per_row = (shape.stride[0] * width + ow) * S::LANES;
+        let overlap = reach(0, 1, kh) * width * S::LANES;
+        let at_once = (BLOCK_FLOATS.saturating_sub(overlap) / per_row).max(4);
         let mut start = self.rows.start;
         while start < self.rows.end {
-            let rows = start..(start + at_once).min(self.rows.end);
-            for c in (0..shape.c_in).step_by(S::LANES) {
-                let n = (shape.c_in - c).min(S::LANES);
-                for ky in 0..kh {
-                    let mut kx = 0;
-                    while kx < kw {
-                        let taps = (kw - kx).min(7);
-                        let sums = self.sums[(ky * kw + kx) * self.padded + c..].as_mut_ptr();
-                        macro_rules! run {
-                            ($($k:literal)*) => {
-                                match (taps, n < S::LANES) {
-                                    // SAFETY: the sums are whole vectors; `Strip` stays inside the image.
-                                    $(($k, false) => unsafe {
-                                        self.strip::<S, $k, false>(s, rows.clone(), ky, kx, c, n, sums);
-                                    },
-                                    // SAFETY: as above.
-                                    ($k, true) => unsafe {
-                                        self.strip::<S, $k, true>(s, rows.clone(), ky, kx, c, n, sums);
-                                    },)*
-                                    _ => unreachable!("at most seven taps"),
-                                }
-                            };
-                        }
-                        run!(1 2 3 4 5 6 7);
-                        kx += taps;
+            let (image, row) = (start / oh, start % oh);
+            let rows = (self.rows.end - start).min(oh - row).min(at_once);
+            start += rows;
+            let height = reach(0, rows, kh);
+            let x_copy = x_copy.resize(height * width * S::LANES).as_mut_ptr();
+            let dy_copy = dy_copy.resize(rows * ow * S::LANES).as_mut_ptr();
+            for c in self.channels.clone().step_by(S::LANES) {
+                let channels = (self.channels.end - c).min(S::LANES);
+                s.vectorize(CopyRows {
+                    from: self
+                        .x
+                        .data
+                        .as_ptr()
+                        .wrapping_add(image * shape.h * shape.w * self.x.ld + c),
+                    ld: self.x.ld,
+                    size: [shape.h, shape.w],
+                    first: [
+                        (row * shape.stride[0]) as isize - shape.padding[0] as isize,
+                        -(shape.padding[1] as isize),
+                    ],
+                    extent: [height, width],
+                    channels,
+                    to: x_copy,
+                });
+                s.vectorize(CopyRows {
+                    from: self
+                        .dy
+                        .data
+                        .as_ptr()
+                        .wrapping_add(image * oh * ow * self.dy.ld + c),
+                    ld: self.dy.ld,
+                    size: [oh, ow],
+                    first: [row as isize, 0],
+                    extent: [rows, ow],
+                    channels,
+                    to: dy_copy,
+                });
+                let at_once = if shape.dilation[1] == 1 { MAX_TAPS } else { 1 };
+                let mut kx = 0;
+                while kx < kw {
+                    let across = (kw - kx).min(at_once);
+                    let mut ky = 0;
+                    while ky < kh {
+                        let down = (kh - ky).min(kernel_rows(S::REGISTERS, across));
+                        let taps = Taps {
+                            x: x_copy.wrapping_add(
+                                (ky * shape.dilation[0] * width + kx * shape.dilation[1])
+                                    * S::LANES,
+                            ),
+                            dy: dy_copy,
+                            extent: [rows, ow],
+                            x_row: shape.stride[0] * width * S::LANES,
+                            x_col: shape.stride[1] * S::LANES,
+                            down_step: shape.dilation[0] * width * S::LANES,
+                            sums: self.sums.wrapping_add((ky * kw + kx) * self.padded + c),
+                            sums_row: kw * self.padded,
+                            sums_col: self.padded,
+                        };
+                        // SAFETY: the copies hold all pixels that the taps reach; the sums are this chunk's own, in whole vectors.
+                        unsafe { run_taps(s, down, across, &taps) };
+                        ky += down;
                     }
+                    kx += across;
                 }
             }
-            start = rows.end;
         }
     }
 }
 
-impl Part<'_> {
-    /// Adds the products of `K` taps of kernel row `ky`, from column `kx`, over some rows to `sums[tap * padded]`.
-    ///
-    /// # Safety
-    ///
-    /// The slices must cover the shape and the sums whole vectors.
+/// Copies a vector of channels of a rectangle of pixels, zeros where it lies outside the image or the channels end.
+struct CopyRows {
+    /// The image's first pixel, at the first channel.
+    from: *const f32,
+    ld: usize,
+    /// Rows and columns of the image.
+    size: [usize; 2],
+    /// The rectangle's first row and column, and how many.
+    first: [isize; 2],
+    extent: [usize; 2],
+    channels: usize,
+    to: *mut f32,
+}
+
+impl Kernel for CopyRows {
+    type Output = ();
+
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn strip<S: Simd, const K: usize, const PARTIAL: bool>(
-        &self,
-        s: S,
-        rows: std::ops::Range<usize>,
-        ky: usize,
-        kx: usize,
-        c: usize,
-        n: usize,
-        sums: *mut f32,
-    ) {
-        let shape = self.shape;
-        let [oh, ow] = self.output;
-        let (valid_rows, y0) = shape.reach(0, ky, oh);
-        let tap_step = shape.dilation[1] * self.x.ld;
-        let step = shape.stride[1] * self.x.ld;
-        // Columns for which every tap lies in the image.
-        let (first, x0) = shape.reach(1, kx, ow);
-        let (last, _) = shape.reach(1, kx + K - 1, ow);
-        let start = first.start.max(last.start).min(ow);
-        let end = first.end.min(last.end).max(start);
-        let mut acc = [s.zero(); K];
-        // SAFETY: the columns in `start..end` have all taps in the image, the others are tested one by one; rows are tested.
-        unsafe {
-            for k in 0..K {
-                acc[k] = s.load(sums.add(k * self.padded));
-            }
-            for row in rows {
-                let (image, row) = (row / oh, row % oh);
-                if !valid_rows.contains(&row) {
-                    continue;
+    fn run<S: Simd>(self, s: S) {
+        let [rows, cols] = self.extent;
+        let before = (-self.first[1]).clamp(0, cols as isize).unsigned_abs();
+        let end = (self.size[1] as isize - self.first[1])
+            .clamp(before as isize, cols as isize)
+            .unsigned_abs();
+        for row in 0..rows {
+            let y = self.first[0] + row as isize;
+            let inside = (0..self.size[0] as isize).contains(&y);
+            let (before, end) = if inside { (before, end) } else { (cols, cols) };
+            let to = self.to.wrapping_add(row * cols * S::LANES);
+            let at = (y * self.size[1] as isize + self.first[1]) * self.ld as isize;
+            let mut from = self.from.wrapping_offset(at + (before * self.ld) as isize);
+            // SAFETY: the copy has room for the rectangle; only pixels and channels of the image are read.
+            unsafe {
+                for col in 0..before {
+                    s.store(to.add(col * S::LANES), s.zero());
                 }
-                let y = ((row * shape.stride[0]) as isize + y0) as usize;
-                let x_row = self
-                    .x
-                    .data
-                    .as_ptr()
-                    .add((image * shape.h + y) * shape.w * self.x.ld + c);
-                let dy_row = self
-                    .dy
-                    .data
-                    .as_ptr()
-                    .add((image * oh + row) * ow * self.dy.ld + c);
-                for col in (0..start).chain(end..ow) {
-                    let g = dy_row.add(col * self.dy.ld);
-                    let g = if PARTIAL { s.load_n(g, n) } else { s.load(g) };
-                    let at = (col * shape.stride[1]) as isize + x0;
-                    for k in 0..K {
-                        let at = at + (k * shape.dilation[1]) as isize;
-                        if (0..shape.w as isize).contains(&at) {
-                            let x = x_row.add(at as usize * self.x.ld);
-                            let x = if PARTIAL { s.load_n(x, n) } else { s.load(x) };
-                            acc[k] = s.mul_add(x, g, acc[k]);
+                for col in before..end {
+                    s.prefetch(from.wrapping_add(AHEAD * self.ld));
+                    let x = if self.channels == S::LANES {
+                        s.load(from)
+                    } else {
+                        s.load_n(from, self.channels)
+                    };
+                    s.store(to.add(col * S::LANES), x);
+                    from = from.wrapping_add(self.ld);
+                }
+                for col in end..cols {
+                    s.store(to.add(col * S::LANES), s.zero());
+                }
+            }
+        }
+    }
+}
+
+/// Columns of a kernel at once.
+const MAX_TAPS: usize = 7;
+
+/// Rows of a kernel whose sums stay in registers, beside the gradient and a factor, for so many columns.
+const fn kernel_rows(registers: usize, across: usize) -> usize {
+    let rows = (registers - 3) / across;
+    if rows > 5 { 5 } else { rows }
+}
+
+/// Some taps of a block of copied pixels.
+struct Taps {
+    /// What the first tap of the first output reads.
+    x: *const f32,
+    dy: *const f32,
+    /// Rows and columns of outputs.
+    extent: [usize; 2],
+    /// Floats of `x` from one output row, output column, kernel row to the next.
+    x_row: usize,
+    x_col: usize,
+    down_step: usize,
+    /// The first tap's sums, and floats to the next kernel row's and column's.
+    sums: *mut f32,
+    sums_row: usize,
+    sums_col: usize,
+}
+
+/// Adds the products of `down` x `across` taps.
+///
+/// # Safety
+///
+/// The copies must hold all pixels that the taps reach, the sums a vector for each tap.
+#[inline(never)]
+unsafe fn run_taps<S: Simd>(s: S, down: usize, across: usize, taps: &Taps) {
+    macro_rules! select {
+        ($($d:literal: $($a:literal)*;)*) => {
+            match (down, across) {
+                $($(($d, $a) if const { $d <= kernel_rows(S::REGISTERS, $a) } => s.vectorize(TapsKernel::<$d, $a>(taps)),)*)*
+                _ => unreachable!("no kernel for {down} x {across} taps"),
+            }
+        };
+    }
+    select!(1: 1 2 3 4 5 6 7; 2: 1 2 3 4 5 6 7; 3: 1 2 3 4 5 6 7; 4: 1 2 3 4 5 6 7; 5: 1 2 3 4 5;);
+}
+
+struct TapsKernel<'a, const DOWN: usize, const ACROSS: usize>(&'a Taps);
+
+impl<const DOWN: usize, const ACROSS: usize> Kernel for TapsKernel<'_, DOWN, ACROSS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let t = self.0;
+        let mut acc = [[s.zero(); ACROSS]; DOWN];
+        // SAFETY: `run_taps`'s caller promises the pixels and the sums.
+        unsafe {
+            let mut dy = t.dy;
+            for row in 0..t.extent[0] {
+                let mut x = t.x.wrapping_add(row * t.x_row);
+                for _ in 0..t.extent[1] {
+                    let gradient = s.load(dy);
+                    for d in 0..DOWN {
+                        let x = x.wrapping_add(d * t.down_step);
+                        for a in 0..ACROSS {
+                            acc[d][a] = s.mul_add(
+                                s.load(x.wrapping_add(a * S::LANES)),
+                                gradient,
+                                acc[d][a],
+                            );
                         }
                     }
-                }
-                let mut g = dy_row.wrapping_add(start * self.dy.ld);
-                let at = (start * shape.stride[1]) as isize + x0;
-                let mut x = x_row.wrapping_offset(at * self.x.ld as isize);
-                for _ in start..end {
-                    let gradient = if PARTIAL { s.load_n(g, n) } else { s.load(g) };
-                    for k in 0..K {
-                        let x = x.wrapping_add(k * tap_step);
-                        let x = if PARTIAL { s.load_n(x, n) } else { s.load(x) };
-                        acc[k] = s.mul_add(x, gradient, acc[k]);
-                    }
-                    g = g.wrapping_add(self.dy.ld);
-                    x = x.wrapping_add(step);
+                    dy = dy.wrapping_add(S::LANES);
+                    x = x.wrapping_add(t.x_col);
                 }
             }
-            for k in 0..K {
-                s.store(sums.add(k * self.padded), acc[k]);
+            for d in 0..DOWN {
+                for a in 0..ACROSS {
+                    let sum = t.sums.add(d * t.sums_row + a * t.sums_col);
+                    s.store(sum, s.add(s.load(sum), acc[d][a]));
+                }
             }
         }
     }
