@@ -132,6 +132,29 @@ proptest! {
     }
 }
 
+/// Weight gradients of wide layers, whose right side is packed once for all chunks.
+#[test]
+fn wide_transposed_products_match_the_reference() {
+    for (rows, m, n) in [(70, 300, 515), (1100, 131, 1030), (700, 1029, 130)] {
+        let (lda, ldb) = (m + 3, n + 1);
+        let (a, b) = (random(rows * lda, 1), random(rows * ldb, 2));
+        let mut want = vec![0.0f64; m * n];
+        for (a, b) in a.chunks_exact(lda).zip(b.chunks_exact(ldb)) {
+            for (want, x) in want.chunks_exact_mut(n).zip(a) {
+                for (want, y) in want.iter_mut().zip(b) {
+                    *want += f64::from(*x) * f64::from(*y);
+                }
+            }
+        }
+        with_each_isa(|_| {
+            let mut c = poisoned(m * n);
+            let (a, b) = (Matrix::new(&a, lda), Matrix::new(&b, ldb));
+            transposed_product(rows, a, m, b, n, &mut c).unwrap();
+            assert_close("transposed product", &c, &want, sum_tolerance(rows));
+        });
+    }
+}
+
 #[test]
 fn a_long_reduction_is_packed_in_slices() {
     let (m, k, n) = (5, 2 * SLICE_K + 7, 150);
@@ -266,7 +289,12 @@ fn results_do_not_depend_on_threads() {
     };
     with_each_isa(|_| {
         // Many rows; weight gradients of packed pixels; and a reduction in several blocks, with several panels in a chunk.
-        for size in [[300, 64, 130], [300, 140, 150], [50, 2100, 520]] {
+        for size in [
+            [300, 64, 130],
+            [300, 140, 150],
+            [50, 2100, 520],
+            [500, 300, 520],
+        ] {
             crate::pool::set_num_threads(1);
             let one = run(size);
             for threads in [2, 3, 5] {

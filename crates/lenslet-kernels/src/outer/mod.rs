@@ -5,12 +5,14 @@
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
 
+mod flat;
 mod in_place;
 mod packed;
 
 use std::ops::Range;
 
 use crate::buffer::{AlignedBuf, Local, with_local};
+use crate::panels::Packed;
 use crate::pool::{SharedMut, parallel_for};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::{geometry, max_rows, max_vectors};
@@ -38,6 +40,16 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// Whether it is one row of `cols` pixels without any shift.
+    fn is_full(&self, cols: usize) -> bool {
+        (
+            self.rows.clone(),
+            self.cols.clone(),
+            self.a_shift,
+            self.b_shift,
+        ) == (0..1, 0..cols, 0, 0)
+    }
+
     /// One row of `cols` pixels without any shift.
     pub fn full(cols: usize) -> Self {
         Span {
@@ -196,12 +208,17 @@ impl Outer<'_> {
     pub unsafe fn add_to(&self, c: &mut [f32], add: bool) {
         let len = self.len();
         assert_eq!(c.len(), len, "output of a product over pixels");
-        let isa = isa();
-        let (lanes, registers) = geometry(isa);
-        let cut = self.cut(lanes, registers);
         if len == 0 {
             return;
         }
+        if self.is_flat() {
+            // SAFETY: the caller's promise.
+            FLAT.with_borrow_mut(|right| unsafe { self.run_flat(right, c, add) });
+            return;
+        }
+        let isa = isa();
+        let (lanes, registers) = geometry(isa);
+        let cut = self.cut(lanes, registers);
         if cut.parts == 1 {
             // SAFETY: the caller's promise.
             unsafe { self.run_parts(isa, &cut, c, add) };
@@ -265,6 +282,7 @@ impl Outer<'_> {
 }
 
 thread_local! {
+    static FLAT: std::cell::RefCell<Packed> = std::cell::RefCell::new(Packed::empty());
     static PARTS: std::cell::RefCell<AlignedBuf> = const { std::cell::RefCell::new(AlignedBuf::new()) };
 }
 

@@ -31,29 +31,19 @@ pub(super) unsafe fn multiply<S: Simd>(
 ) {
     let count: usize = block.extent.iter().product();
     let (m, panels) = (block.a.channels, Panels::new(isa, block.b.channels));
-    // An odd number of lines, so that a tile's rows fall into different sets.
-    let ld = (count.div_ceil(LINE) | 1) * LINE;
     let this = Transposed {
         data: block.a.data,
         extent: block.extent,
     };
     let is_there = transposed.replace(this) == Some(this);
-    let a = local
-        .a
-        .resize(m.next_multiple_of(S::LANES) * ld)
-        .as_mut_ptr();
+    let left = Left::new(m, count, local.a.resize(Left::floats::<S>(m, count)));
     let b = local.b.resize(count * panels.padded()).as_mut_ptr();
     local.rows.clear();
     block.a.list(block.extent, &mut local.rows);
     block.b.list(block.extent, &mut local.rows);
     let (a_pixels, b_pixels) = local.rows.split_at(count);
     if !is_there {
-        s.vectorize(Transpose {
-            pixels: a_pixels,
-            channels: m,
-            to: a,
-            ld,
-        });
+        left.fill(s, a_pixels);
     }
     for index in 0..panels.count {
         let panel = panels.get(index);
@@ -63,49 +53,130 @@ pub(super) unsafe fn multiply<S: Simd>(
             to: b.wrapping_add(panel.col * count),
         });
     }
-    // Tiles of equal height, give or take one row.
-    let tiles = m.div_ceil(panels.tile_rows());
-    let (low, tall) = (m / tiles, m % tiles);
-    local.rows.clear();
-    local
-        .rows
-        .extend((0..m).map(|row| a.wrapping_add(row * ld).cast_const()));
-    local.outputs.clear();
-    local.outputs.extend(0..m);
+    left.list(&mut local.rows, &mut local.outputs);
     for index in 0..panels.count {
         let panel = panels.get(index);
-        let b = b.wrapping_add(panel.col * count);
-        for (first, tiles, height) in [(0, tall, low + 1), (tall * (low + 1), tiles - tall, low)] {
-            if tiles == 0 {
+        let b = b.wrapping_add(panel.col * count).cast_const();
+        let right = Right {
+            b,
+            ahead: Ahead { at: b, left: 0 },
+            height: panels.tile_rows(),
+            panel,
+        };
+        let to = (block.c.wrapping_add(panel.col), block.ldc);
+        // SAFETY: the copies hold `count` pixels of every row and panel; the output is as the caller promised.
+        unsafe { left.multiply(s, &right, to, block.accumulate, local) };
+    }
+}
+
+/// A copy of the left side, `[channel][pixel]`.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    data: *mut f32,
+    channels: usize,
+    pixels: usize,
+    ld: usize,
+}
+
+/// A panel of the right side, `[pixel][columns]`.
+pub(super) struct Right {
+    pub b: *const f32,
+    pub panel: Panel,
+    /// Rows of a tile at most.
+    pub height: usize,
+    pub ahead: Ahead,
+}
+
+impl Left {
+    /// Rows lie an odd number of lines apart, so that those of a tile fall into different sets of the cache.
+    fn ld(pixels: usize) -> usize {
+        (pixels.div_ceil(LINE) | 1) * LINE
+    }
+
+    /// How many floats it takes.
+    pub fn floats<S: Simd>(channels: usize, pixels: usize) -> usize {
+        channels.next_multiple_of(S::LANES) * Self::ld(pixels)
+    }
+
+    /// A copy in memory of [`Left::floats`].
+    pub fn new(channels: usize, pixels: usize, memory: &mut [f32]) -> Self {
+        Left {
+            data: memory.as_mut_ptr(),
+            channels,
+            pixels,
+            ld: Self::ld(pixels),
+        }
+    }
+
+    /// Copies pixels, of which each is readable for the channels.
+    pub fn fill<S: Simd>(&self, s: S, pixels: &[*const f32]) {
+        s.vectorize(Transpose {
+            pixels,
+            channels: self.channels,
+            to: self.data,
+            ld: self.ld,
+        });
+    }
+
+    /// Lists the rows and their numbers in the output.
+    pub fn list(&self, rows: &mut Vec<*const f32>, outputs: &mut Vec<usize>) {
+        rows.clear();
+        rows.extend(
+            (0..self.channels).map(|row| self.data.wrapping_add(row * self.ld).cast_const()),
+        );
+        outputs.clear();
+        outputs.extend(0..self.channels);
+    }
+
+    /// The product with a panel, with the rows listed in `local`.
+    ///
+    /// # Safety
+    ///
+    /// The panel must hold as many pixels, the output's rows be nobody else's.
+    pub unsafe fn multiply<S: Simd>(
+        &self,
+        s: S,
+        right: &Right,
+        (c, ldc): (*mut f32, usize),
+        accumulate: bool,
+        local: &Local,
+    ) {
+        // Tiles of equal height, give or take one row.
+        let tiles = self.channels.div_ceil(right.height);
+        let (low, tall) = (self.channels / tiles, self.channels % tiles);
+        let mut ahead = right.ahead;
+        for (first, count, height) in [(0, tall, low + 1), (tall * (low + 1), tiles - tall, low)] {
+            if count == 0 {
                 continue;
             }
             let tile = Tile {
-                count: tiles,
+                count,
                 rows: local.rows[first..].as_ptr(),
                 rows_step: height,
                 taps: 1,
-                k: count,
+                k: self.pixels,
                 offset: 0,
-                b,
-                ldb: panel.width,
-                c: block.c.wrapping_add(panel.col),
-                ldc: block.ldc,
+                b: right.b,
+                ldb: right.panel.width,
+                c,
+                ldc,
                 outputs: local.outputs[first..].as_ptr(),
-                cols: panel.cols,
-                accumulate: block.accumulate,
+                cols: right.panel.cols,
+                accumulate,
                 post: None,
-                first_col: panel.col,
-                ahead: Ahead { at: b, left: 0 },
+                first_col: right.panel.col,
+                ahead,
             };
-            // SAFETY: the copies hold `count` pixels of every row and panel; the output is as the caller promised.
-            unsafe { run_tile(s, height, panel.vectors, &tile) };
+            ahead.advance(count * tile.asks());
+            // SAFETY: the rows are this copy's; the rest is the caller's promise.
+            unsafe { run_tile(s, height, right.panel.vectors, &tile) };
         }
     }
 }
 
 impl Pixels {
     /// Appends where each pixel starts.
-    fn list(&self, [images, rows, cols]: [usize; 3], to: &mut Vec<*const f32>) {
+    pub fn list(&self, [images, rows, cols]: [usize; 3], to: &mut Vec<*const f32>) {
         for image in 0..images {
             for row in 0..rows {
                 let first = self
