@@ -1,7 +1,7 @@
 //! Products that reduce over pixels: weight gradients.
 //!
 //! For every tap, `c[i][j]` is the sum over output pixels of `a[pixel][i] * b[pixel][j]`. One side is the gradient of a layer's output, the
-//! other its input, shifted by the tap; both are read in place. Work is cut by taps, rows and columns of `c`, so that no two
+//! other its input, shifted by the tap; both are read in place or copied block by block. Work is cut by taps, rows and columns of `c`, so that no two
 //! threads add to the same number; only where `c` is too small for that are the pixels cut too, and the parts added up in a
 //! fixed order.
 
@@ -333,7 +333,8 @@ impl Chunk<'_> {
     fn run_with<S: Simd>(&self, s: S, local: &mut Local) {
         let (outer, cut) = (self.outer, self.cut);
         let [m, n] = [outer.a.channels, outer.b.channels];
-        let packs = is_worth_packing(self.a.len(), self.b.len(), S::LANES);
+        let wide = max_vectors(S::REGISTERS) * S::LANES;
+        let packs = is_worth_packing(self.a.len(), self.b.len(), wide);
         let mut transposed = None;
         let mut started = vec![self.add; self.taps.len()];
         for start in self.blocks {
@@ -393,10 +394,9 @@ impl Chunk<'_> {
     }
 }
 
-/// Whether it pays to copy a block's pixels to where tiles find them in order: every float copied must take part in so many operations on
-/// vectors.
-fn is_worth_packing(m: usize, n: usize, lanes: usize) -> bool {
-    m * n > 4 * lanes * (m + n)
+/// Whether it pays to copy a block's pixels to where tiles find them in order: the narrower a panel, the more often it is read in place.
+fn is_worth_packing(m: usize, n: usize, panel: usize) -> bool {
+    m * n > panel * (m + n)
 }
 
 /// One side of a block of pixels.
