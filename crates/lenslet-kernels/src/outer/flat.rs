@@ -123,7 +123,7 @@ impl Kernel for Chunk<'_> {
 impl Chunk<'_> {
     fn run_with<S: Simd>(&self, s: S, local: &mut Local) {
         let (panels, pixels) = (self.right.panels, self.right.k);
-        // Pixels at once: the left side's copy takes a third of what the sums take and more.
+        // Pixels at once: the left side's copy takes two thirds of what the sums take.
         let blocks = pixels.div_ceil(block_floats(S::REGISTERS) / 192);
         let start = |block: usize| block * pixels / blocks;
         for block in 0..blocks {
