@@ -394,7 +394,8 @@ impl Chunk<'_> {
     }
 }
 
-/// Whether it pays to copy a block's pixels to where tiles find them in order: the narrower a panel, the more often it is read in place.
+/// Whether it pays to copy a block's pixels to where tiles find them in order: the left side is read once for every panel, so sooner where
+/// panels are narrow.
 fn is_worth_packing(m: usize, n: usize, panel: usize) -> bool {
     m * n > panel * (m + n)
 }
