@@ -92,6 +92,23 @@ impl Tile<'_> {
     }
 }
 
+/// Runs `$kernel::<rows, vectors>` for a tile of `$mr` rows and `$nv` vectors; there is one for every size that the registers hold.
+macro_rules! select_tile {
+    ($s:expr, $mr:expr, $nv:expr, $kernel:ident($tile:expr)) => {
+        $crate::tile::select_tile!(@ $s, $mr, $nv, $kernel($tile);
+            1: 1 2 3 4 5 6 7 8; 2: 1 2 3 4 5 6 7 8; 3: 1 2 3 4 5 6 7 8; 4: 1 2 3 4 5 6;)
+    };
+    (@ $s:expr, $mr:expr, $nv:expr, $kernel:ident($tile:expr); $($n:literal: $($m:literal)*;)*) => {
+        match ($mr, $nv) {
+            $($(($m, $n) if const {
+                $n <= $crate::tile::max_vectors(S::REGISTERS) && $m <= $crate::tile::max_rows(S::REGISTERS, $n)
+            } => $s.vectorize($kernel::<$m, $n>($tile)),)*)*
+            (mr, nv) => unreachable!("no tile of {mr} rows by {nv} vectors"),
+        }
+    };
+}
+pub(crate) use select_tile;
+
 /// Runs the kernel for tiles of `mr` rows and `nv` vectors.
 ///
 /// # Safety
@@ -100,46 +117,7 @@ impl Tile<'_> {
 /// `(taps * k - 1) * ldb + nv * LANES`, outputs (and residual rows) for `cols` floats, with no other thread writing there.
 #[inline(never)]
 pub(crate) unsafe fn run_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &Tile<'_>) {
-    macro_rules! select {
-        ($(($m:literal, $n:literal)),*) => {
-            match (mr, nv) {
-                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(TileKernel::<$m, $n>(tile)),)*
-                _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
-            }
-        };
-    }
-    select!(
-        (1, 1),
-        (2, 1),
-        (3, 1),
-        (4, 1),
-        (5, 1),
-        (6, 1),
-        (7, 1),
-        (8, 1),
-        (1, 2),
-        (2, 2),
-        (3, 2),
-        (4, 2),
-        (5, 2),
-        (6, 2),
-        (7, 2),
-        (8, 2),
-        (1, 3),
-        (2, 3),
-        (3, 3),
-        (4, 3),
-        (5, 3),
-        (6, 3),
-        (7, 3),
-        (8, 3),
-        (1, 4),
-        (2, 4),
-        (3, 4),
-        (4, 4),
-        (5, 4),
-        (6, 4)
-    )
+    select_tile!(s, mr, nv, TileKernel(tile));
 }
 
 struct TileKernel<'a, const MR: usize, const NV: usize>(&'a Tile<'a>);

@@ -11,6 +11,8 @@ use crate::tile::{Ahead, geometry};
 
 /// Outputs from which on there are enough chunks without cutting the pixels.
 const LEAST_OUTPUTS: usize = 192 << 10;
+/// Pixels from which on packing pays.
+const LEAST_PIXELS: usize = 64;
 /// Floats of a packed side at most.
 const MOST_PACKED: usize = 6 << 20;
 /// Channels of the left side of a chunk at most.
@@ -34,7 +36,7 @@ impl Outer<'_> {
             && self.taps[0].is_full(pixels)
             && self.a.channels * self.b.channels >= LEAST_OUTPUTS
             && pixels * self.b.channels <= MOST_PACKED
-            && pixels >= 64
+            && pixels >= LEAST_PIXELS
     }
 
     /// The product of a flat problem.
@@ -42,7 +44,7 @@ impl Outer<'_> {
     /// # Safety
     ///
     /// As for [`Outer::run`].
-    pub(super) unsafe fn run_flat(&self, right: &mut Packed, c: &mut [f32], add: bool) {
+    pub(super) unsafe fn run_flat(&self, right: &mut Packed, c: &mut [f32]) {
         let (pixels, n) = (self.cols, self.b.channels);
         let ld = self.b.strides[2];
         // SAFETY: the caller promises all pixels.
@@ -80,7 +82,6 @@ impl Outer<'_> {
                 right,
                 panels,
                 c: c.as_mut_ptr().wrapping_add(rows.start * n),
-                add,
             };
             dispatch_on(isa, chunk);
         });
@@ -108,7 +109,6 @@ struct Chunk<'a> {
     panels: std::ops::Range<usize>,
     /// First of the output's rows.
     c: *mut f32,
-    add: bool,
 }
 
 impl Kernel for Chunk<'_> {
@@ -168,7 +168,7 @@ impl Chunk<'_> {
                 };
                 let to = (self.c.wrapping_add(panel.col), panels.n);
                 // SAFETY: the panel holds all pixels; the output's rows and columns are this chunk's own.
-                unsafe { left.multiply(s, &right, to, self.add || block > 0, local) };
+                unsafe { left.multiply(s, &right, to, block > 0, local) };
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::Block;
 use crate::simd::{Kernel, Simd};
-use crate::tile::{max_rows, max_vectors};
+use crate::tile::{max_rows, max_vectors, select_tile};
 
 /// The product of a block.
 ///
@@ -58,46 +58,7 @@ struct PixelTile {
 /// The pointers must be valid over the extent, for `mr` and `cols` floats a pixel; `c` for `mr` rows of `cols`.
 #[inline(never)]
 unsafe fn run_pixel_tile<S: Simd>(s: S, mr: usize, nv: usize, tile: &PixelTile) {
-    macro_rules! select {
-        ($(($m:literal, $n:literal)),*) => {
-            match (mr, nv) {
-                $(($m, $n) if const { $n <= max_vectors(S::REGISTERS) && $m <= max_rows(S::REGISTERS, $n) } => s.vectorize(PixelKernel::<$m, $n>(tile)),)*
-                _ => unreachable!("no tile of {mr} rows by {nv} vectors"),
-            }
-        };
-    }
-    select!(
-        (1, 1),
-        (2, 1),
-        (3, 1),
-        (4, 1),
-        (5, 1),
-        (6, 1),
-        (7, 1),
-        (8, 1),
-        (1, 2),
-        (2, 2),
-        (3, 2),
-        (4, 2),
-        (5, 2),
-        (6, 2),
-        (7, 2),
-        (8, 2),
-        (1, 3),
-        (2, 3),
-        (3, 3),
-        (4, 3),
-        (5, 3),
-        (6, 3),
-        (7, 3),
-        (8, 3),
-        (1, 4),
-        (2, 4),
-        (3, 4),
-        (4, 4),
-        (5, 4),
-        (6, 4)
-    )
+    select_tile!(s, mr, nv, PixelKernel(tile));
 }
 
 struct PixelKernel<'a, const MR: usize, const NV: usize>(&'a PixelTile);

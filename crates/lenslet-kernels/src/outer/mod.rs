@@ -211,9 +211,9 @@ impl Outer<'_> {
         if len == 0 {
             return;
         }
-        if self.is_flat() {
+        if !add && self.is_flat() {
             // SAFETY: the caller's promise.
-            FLAT.with_borrow_mut(|right| unsafe { self.run_flat(right, c, add) });
+            FLAT.with_borrow_mut(|right| unsafe { self.run_flat(right, c) });
             return;
         }
         let isa = isa();
