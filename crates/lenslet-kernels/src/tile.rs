@@ -74,6 +74,10 @@ pub(crate) struct Ahead {
     pub left: usize,
 }
 
+/// Tiles after which the second pass of an epilogue runs over all of them: its start costs as much as some vectors; many tiles would
+/// leave the first cache level.
+const LATE_TILES: usize = 2;
+
 /// Floats of a cache line.
 const LINE: usize = 16;
 
@@ -143,8 +147,11 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
                 let ask = if ahead.left > 0 { ahead.at } else { t.b };
                 ahead.advance(t.asks());
                 one_tile::<S, MR, NV>(s, t, rows, outputs, ask);
-                if late {
-                    run_late(s, MR, t, outputs);
+                let done = tile + 1;
+                if late && (done.is_multiple_of(LATE_TILES) || done == t.count) {
+                    let first = tile / LATE_TILES * LATE_TILES;
+                    let rows = (done - first) * MR;
+                    run_late(s, rows, t, t.outputs.add(first * MR));
                 }
             }
         }
@@ -362,7 +369,7 @@ unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S:
     }
 }
 
-/// Applies the second pass of an epilogue to a tile just written.
+/// Applies the second pass of an epilogue to rows just written.
 ///
 /// # Safety
 ///

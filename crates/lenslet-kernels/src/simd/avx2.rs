@@ -159,11 +159,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_xor_ps(_mm256_set1_ps(-0.0), a) }
     }
     #[inline(always)]
-    fn round(self, a: __m256) -> __m256 {
-        // SAFETY: token.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
     fn scale_by_pow2(self, a: __m256, n: __m256) -> __m256 {
         // Two factors, so that neither leaves the range of normal numbers.
         // SAFETY: token.

@@ -144,11 +144,6 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn round(self, a: __m512) -> __m512 {
-        // SAFETY: token.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
     fn scale_by_pow2(self, a: __m512, n: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_scalef_ps(a, n) }

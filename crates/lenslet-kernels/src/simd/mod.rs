@@ -271,8 +271,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn abs(self, a: Self::V) -> Self::V;
     /// Sign change.
     fn neg(self, a: Self::V) -> Self::V;
-    /// Nearest integer, ties to even, for magnitudes below 2^22.
-    fn round(self, a: Self::V) -> Self::V;
     /// `a * 2^n` for integral `n` within [-252, 252].
     fn scale_by_pow2(self, a: Self::V, n: Self::V) -> Self::V;
     /// `a * 2^n` for integral `n` within [-126, 127]; infinite for `n` = 128 and positive `a`.

@@ -128,11 +128,6 @@ impl Simd for Neon {
         unsafe { vnegq_f32(a) }
     }
     #[inline(always)]
-    fn round(self, a: float32x4_t) -> float32x4_t {
-        // SAFETY: token.
-        unsafe { vrndnq_f32(a) }
-    }
-    #[inline(always)]
     fn scale_by_pow2(self, a: float32x4_t, n: float32x4_t) -> float32x4_t {
         // Two factors, so that neither leaves the range of normal numbers.
         // SAFETY: token.

@@ -133,13 +133,6 @@ impl Simd for Portable {
         F32x4(lanes!(i => -a.0[i]))
     }
     #[inline(always)]
-    fn round(self, a: F32x4) -> F32x4 {
-        // Adding and taking away 1.5 * 2^23 leaves the nearest integer, without the library call that rounding is where
-        // there is no instruction for it.
-        const MAGIC: f32 = 12_582_912.0;
-        F32x4(lanes!(i => (a.0[i] + MAGIC) - MAGIC))
-    }
-    #[inline(always)]
     fn scale_by_pow2(self, a: F32x4, n: F32x4) -> F32x4 {
         // Two factors, so that neither leaves the range of normal numbers.
         F32x4(lanes!(i => {

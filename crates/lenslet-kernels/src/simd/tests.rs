@@ -40,7 +40,6 @@ impl Kernel for Arithmetic {
         check("sqrt", s.sqrt(vc), &|_, _, c| c.sqrt());
         check("abs", s.abs(va), &|a, _, _| a.abs());
         check("neg", s.neg(va), &|a, _, _| -a);
-        check("round", s.round(va), &|a, _, _| a.round_ties_even());
         check("scale", s.scale_by_pow2(va, vc), &|a, _, c| a * c.exp2());
         check(
             "scale down",
