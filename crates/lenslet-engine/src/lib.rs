@@ -28,6 +28,21 @@
 //! assert_eq!(logits.len(), 10);
 //! # Ok::<(), lenslet_engine::EngineError>(())
 //! ```
+//!
+//! Pictures of several sizes share one captured graph and its weights:
+//!
+//! ```
+//! # use burn::nn::conv::{Conv2d, Conv2dConfig};
+//! # use burn::tensor::Device;
+//! # use lenslet_engine::{Engine, Options};
+//! use lenslet_graph::Graph;
+//!
+//! let conv: Conv2d = Conv2dConfig::new([3, 8], [3, 3]).init(&Device::flex());
+//! let graph = Graph::capture(&conv, [1, 3, 64, 64], Conv2d::forward)?;
+//! let wide = Engine::compile_graph(graph.resized(&[1, 3, 64, 96])?, &Options::default())?;
+//! assert_eq!(wide.run(&vec![0.5; 3 * 64 * 96])?.len(), 8 * 62 * 94);
+//! # Ok::<(), lenslet_engine::EngineError>(())
+//! ```
 
 mod error;
 mod fuse;

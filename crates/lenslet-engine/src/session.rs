@@ -78,7 +78,8 @@ pub struct Engine;
 
 impl Engine {
     /// Compiles a model for inputs of shape `[N, …]`. A session takes any number of images, `N` at
-    /// a time; another size of images needs another session.
+    /// a time; another size of images needs another session, for which a graph that is there need
+    /// not be captured again ([`Graph::resized`]).
     ///
     /// # Errors
     ///

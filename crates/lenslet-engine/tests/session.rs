@@ -4,7 +4,7 @@ mod common;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use common::{compiled, filled};
+use common::{compiled, filled, outputs};
 use lenslet_engine::{Engine, EngineError, Options, Session};
 use lenslet_graph::{Graph, reference};
 use lenslet_kernels::pool;
@@ -45,6 +45,23 @@ fn any_number_of_images() {
             .expect_err("no whole number of images");
         assert!(matches!(refused, EngineError::Input { .. }), "{refused}");
         assert!(refused.to_string().contains("[3, 64, 64]"), "{refused}");
+    }
+}
+
+#[test]
+fn other_sizes_without_capturing_again() {
+    for name in ["mobilenet_v2", "guide_unet"] {
+        let build = BuildOptions::new(10).with_image_size(SIDE);
+        let entry = variant(name).expect(name);
+        let (model, c) = (filled(entry, &build, 5.0), entry.input[0]);
+        let graph = Graph::capture(&model, [1, c, SIDE, SIDE], outputs).expect(name);
+        for (h, w) in [(96, 160), (32, 48)] {
+            let resized = graph.resized(&[1, c, h, w]).expect(name);
+            let resized = Engine::compile_graph(resized, &Options::default()).expect(name);
+            let captured = compiled(&model, [1, c, h, w], &Options::default());
+            let image = input("image", c * h * w);
+            assert_eq!(resized.run(&image).unwrap(), captured.run(&image).unwrap());
+        }
     }
 }
 

@@ -68,6 +68,14 @@ pub enum GraphError {
         /// What it was given.
         found: String,
     },
+    /// A graph that does not say what becomes of it at another size of the input.
+    #[error("node {node}: {why}; capture the model at the other size, if it takes that")]
+    Resize {
+        /// The node.
+        node: String,
+        /// What stands in the way.
+        why: String,
+    },
     /// An index outside of what it points into.
     #[error("node {node}: index {index} is outside of a dimension of length {len}")]
     Index {

@@ -1,7 +1,7 @@
 //! Image models as graphs: capture, shapes, costs and receptive fields.
 //!
 //! [`Graph::capture`] records the forward pass of any Burn module, without running it, as a small
-//! graph of named nodes with concrete shapes. Whatever needs to know a model's structure reads
+//! graph of named nodes with concrete shapes; [`Graph::resized`] takes it to another size of input. Whatever needs to know a model's structure reads
 //! that graph. [`mod@reference`] runs it, plainly and slowly.
 
 mod arithmetic;
@@ -17,6 +17,7 @@ mod graph;
 mod layers;
 mod op;
 pub mod reference;
+mod resized;
 
 pub use arithmetic::{
     ArithmeticError, Conv, ConvCost, FieldStep, Separable, Window, conv_cost, output_size,
