@@ -48,6 +48,7 @@ mod error;
 mod fuse;
 mod passes;
 mod plan;
+mod pointwise;
 mod session;
 mod step;
 mod view;

@@ -1,14 +1,15 @@
 //! What a session does, one kernel call after the other.
 
-use lenslet_graph::{Field, Graph, GraphError, reference};
+use lenslet_graph::{Field, Graph, GraphError, Reduction, reference};
 use lenslet_kernels::{
-    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, Epilogue,
-    Factor, InOut, InvertedResidual, KernelError, LayerNorm, LocalResponseNorm, Matrix, MatrixMut,
-    MaxPool2d, PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Residual, ResidualPosition,
-    Resize2d, Scaling, ScoreBias, Scratch, activation_forward, add_forward, affine, channels_last,
-    log_softmax, softmax,
+    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, ElementMap,
+    Epilogue, Factor, InOut, InvertedResidual, KernelError, LayerNorm, LocalResponseNorm, Matrix,
+    MatrixMut, MaxPool2d, PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Reduce, Residual,
+    ResidualPosition, Resize2d, Scaling, ScoreBias, Scratch, activation_forward, add_forward,
+    affine, channels_last, log_softmax, softmax,
 };
 
+use crate::pointwise::{Function, reduce};
 use crate::view::{Place, Rows, View};
 
 /// A kernel call: what it reads, what it writes, and under which name.
@@ -135,6 +136,19 @@ pub(crate) enum Call {
         x: Rows,
         shape: [usize; 3],
     },
+    /// A function of every element.
+    Map {
+        by: Function,
+        loops: ElementMap,
+        a: Rows,
+        b: Rows,
+    },
+    /// A number of all elements along some dimensions.
+    Reduce {
+        by: Reduction,
+        loops: Reduce,
+        x: Rows,
+    },
     /// Any view to any other of the same shape.
     Copy {
         from: View,
@@ -212,6 +226,8 @@ impl Call {
             Call::Attention { .. } => "attention",
             Call::Resize { .. } => "resize",
             Call::ChannelsLast { .. } => "channels-last",
+            Call::Map { .. } => "element-map",
+            Call::Reduce { .. } => "reduce",
             Call::Copy { .. } => "copy",
             Call::Reference { .. } => "reference",
         }
@@ -226,7 +242,7 @@ impl Call {
             Call::Linear { x, residual, .. } | Call::Strips { x, residual, .. } => {
                 [Some(*x), *residual].into_iter().flatten().collect()
             }
-            Call::Add { a, b, .. } => vec![*a, *b],
+            Call::Add { a, b, .. } | Call::Map { a, b, .. } => vec![*a, *b],
             Call::Scale { x, factor, .. } => vec![*x, *factor],
             Call::Attention { qkv, bias, .. } => qkv.iter().chain(bias).copied().collect(),
             Call::Copy { from, .. } => vec![Rows {
@@ -246,6 +262,7 @@ impl Call {
             | Call::ResponseNorm { x, .. }
             | Call::Softmax { x, .. }
             | Call::Resize { x, .. }
+            | Call::Reduce { x, .. }
             | Call::ChannelsLast { x, .. } => vec![*x],
         }
     }
@@ -312,7 +329,7 @@ impl Call {
                     .map(|rows| &mut rows.place)
                     .collect()
             }
-            Call::Add { a, b, .. } => vec![&mut a.place, &mut b.place],
+            Call::Add { a, b, .. } | Call::Map { a, b, .. } => vec![&mut a.place, &mut b.place],
             Call::Scale { x, factor, .. } => vec![&mut x.place, &mut factor.place],
             Call::Attention { qkv, bias, .. } => {
                 let rows = qkv.iter_mut().chain(bias);
@@ -329,6 +346,7 @@ impl Call {
             | Call::ResponseNorm { x, .. }
             | Call::Softmax { x, .. }
             | Call::Resize { x, .. }
+            | Call::Reduce { x, .. }
             | Call::ChannelsLast { x, .. } => vec![&mut x.place],
         };
         for at in &mut all {
@@ -379,8 +397,12 @@ impl<'a> Memory<'a> {
         }
     }
 
+    fn from(&self, rows: Rows) -> &'a [f32] {
+        &self.all(rows.place)[rows.offset..]
+    }
+
     fn matrix(&self, rows: Rows) -> Matrix<'a> {
-        Matrix::new(&self.all(rows.place)[rows.offset..], rows.ld)
+        Matrix::new(self.from(rows), rows.ld)
     }
 
     /// Rows without gaps.
@@ -549,6 +571,10 @@ impl Step {
             Call::ChannelsLast { x, shape } => {
                 channels_last(*shape, memory.dense(*x), &mut y[..dense])?;
             }
+            Call::Map { by, loops, a, b } => {
+                by.run(loops, memory.from(*a), memory.from(*b), y)?;
+            }
+            Call::Reduce { by, loops, x } => reduce(*by, loops, memory.from(*x), y)?,
             Call::Copy { from, to } => copy(from, memory.all(from.place), to, out),
             Call::Reference { node, inputs } => {
                 let graph = memory.fixed.graph.expect("kept for such nodes");

@@ -74,6 +74,14 @@ impl View {
         }
     }
 
+    /// Strides in a tensor of so many dimensions in which this one repeats: along its dimensions of length 1, and new ones in front.
+    pub fn repeated(&self, rank: usize) -> Vec<usize> {
+        let mut strides = vec![0; rank - self.shape.len()];
+        let own = self.shape.iter().zip(&self.strides);
+        strides.extend(own.map(|(&size, &stride)| if size == 1 { 0 } else { stride }));
+        strides
+    }
+
     /// The same elements in another shape, where strides can say it.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Self> {
         // Runs of dimensions that follow one another in memory, each cut up again on its own.

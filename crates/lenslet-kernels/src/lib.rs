@@ -55,8 +55,9 @@ pub use conv::{
     PlanesConv, column_sums, strip_chunks,
 };
 pub use elementwise::{
-    AdamW, Factor, Saved, Scaling, Sgd, activation_backward, activation_forward, add_forward,
-    add_scaled, dropout, dropout_mask, scale_in_place, sum_of_squares,
+    AdamW, ElementMap, Factor, Reduce, Saved, Scaling, Sgd, activation_backward,
+    activation_forward, add_forward, add_scaled, dropout, dropout_mask, scale_in_place,
+    sum_of_squares,
 };
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;

@@ -2,16 +2,17 @@
 
 use lenslet_graph::{Binary, InterpolateMode, Node, Op, Reduction, ValueId};
 use lenslet_kernels::{
-    Activation, AdaptiveAveragePool2d, Attention, AveragePool2d, Interpolation, MaxPool2d, Pool2d,
-    Resize2d, Scaling,
+    Activation, AdaptiveAveragePool2d, Attention, AveragePool2d, ElementMap, Interpolation,
+    MaxPool2d, Pool2d, Reduce, Resize2d, Scaling,
 };
 
 use super::{Planner, whole};
 use crate::EngineError;
 use crate::fuse;
 use crate::passes::Pass;
+use crate::pointwise::Function;
 use crate::step::Call;
-use crate::view::{Place, Rows, View};
+use crate::view::{Place, Rows, View, row_major};
 
 impl Planner<'_> {
     /// A node by itself.
@@ -135,11 +136,18 @@ impl Planner<'_> {
                 let x = self.dense_pixels(x)?;
                 Ok(self.pooled(node.output, Call::Resize { x, resize }))
             }
-            Op::Binary(by) => match self.broadcast(*by, node)? {
-                Some(view) => Ok(view),
-                None => self.plainly(i, node),
-            },
-            _ => self.plainly(i, node),
+            Op::Reduce { by, dims } => self.reduce(x, *by, dims, node.output),
+            op => {
+                if let Op::Binary(by) = op
+                    && let Some(view) = self.broadcast(*by, node)?
+                {
+                    return Ok(view);
+                }
+                match Function::of(op) {
+                    Some((by, number)) => self.map_elements(by, number, node),
+                    None => self.plainly(i, node),
+                }
+            }
         }
     }
 
@@ -382,6 +390,74 @@ impl Planner<'_> {
             return Ok(Some(view));
         }
         Ok(None)
+    }
+
+    /// A function of every element, which lies like an operand of the output's shape.
+    fn map_elements(
+        &mut self,
+        by: Function,
+        number: Option<f32>,
+        node: &Node,
+    ) -> Result<View, EngineError> {
+        let shape = self.shape(node.output).to_vec();
+        let mut operands = Vec::new();
+        for &id in &node.inputs {
+            operands.push(self.view(id)?);
+        }
+        let like = operands
+            .iter()
+            .find(|view| view.shape == shape && view.is_dense());
+        let like = like.map_or_else(|| row_major(&shape), |view| view.strides.clone());
+        match number {
+            Some(number) => {
+                self.constants.push(vec![number]);
+                let place = Place::Constant(self.constants.len() - 1);
+                operands.push(View::dense(place, &[]));
+            }
+            // A function of one number reads the second operand's first element, whatever it is.
+            None if operands.len() == 1 => operands.push(View {
+                shape: Vec::new(),
+                strides: Vec::new(),
+                ..operands[0]
+            }),
+            None => {}
+        }
+        let [a, b] = [0, 1].map(|i| operands[i].repeated(shape.len()));
+        let loops = ElementMap::new(&shape, [&a, &b, &like]).map_err(|e| self.kernel(e))?;
+        let view = View {
+            place: self.buffer(shape.iter().product()),
+            offset: 0,
+            shape,
+            strides: like,
+        };
+        let call = Call::Map {
+            by,
+            loops,
+            a: whole(&operands[0]),
+            b: whole(&operands[1]),
+        };
+        self.push(call, whole(&view));
+        Ok(view)
+    }
+
+    /// One number of all elements along some dimensions.
+    fn reduce(
+        &mut self,
+        x: ValueId,
+        by: Reduction,
+        dims: &[usize],
+        output: ValueId,
+    ) -> Result<View, EngineError> {
+        let from = self.view(x)?;
+        let (view, to) = self.fresh(output);
+        let loops = Reduce::new(&from.shape, dims, [&from.strides, &view.strides]);
+        let call = Call::Reduce {
+            by,
+            loops: loops.map_err(|e| self.kernel(e))?,
+            x: whole(&from),
+        };
+        self.push(call, to);
+        Ok(view)
     }
 
     /// A node that has no kernel.

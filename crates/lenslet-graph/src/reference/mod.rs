@@ -168,12 +168,10 @@ fn compute(op: &Op, inputs: &[Tensor], output: &Value) -> Result<Tensor, Outside
         Op::Matmul => matrix::matmul(x, &inputs[1], shape),
         Op::Attention { .. } => matrix::attention(op, inputs, shape),
         Op::Binary(by) => elementwise::binary(*by, inputs, shape),
-        Op::Scalar(by, number) => elementwise::map(x, |v| elementwise::apply(*by, v, *number)),
-        Op::Unary(by) => elementwise::map(x, |v| elementwise::function(*by, v)),
+        Op::Scalar(by, number) => elementwise::map(x, |v| by.apply(v, *number)),
+        Op::Unary(by) => elementwise::map(x, |v| by.apply(v)),
         Op::Compare(by) => elementwise::compare(*by, inputs, shape),
-        Op::CompareScalar(by, number) => {
-            elementwise::map(x, |v| elementwise::holds(*by, v, *number))
-        }
+        Op::CompareScalar(by, number) => elementwise::map(x, |v| by.apply(v, *number)),
         Op::MaskFill(number) => elementwise::mask(inputs, shape, Some(*number)),
         Op::MaskWhere => elementwise::mask(inputs, shape, None),
         Op::Cast => elementwise::cast(x, output.kind),
