@@ -146,9 +146,30 @@ impl PackedMatrix {
         epilogue: &Epilogue<'_>,
         accumulate: bool,
     ) -> Result<(), KernelError> {
-        a.check("left-hand matrix", rows, self.k)?;
         c.check("output matrix", rows, self.n)?;
         epilogue.check(rows, self.n)?;
+        let output = Output {
+            data: c.data.as_mut_ptr(),
+            ld: c.ld,
+        };
+        // SAFETY: the checks above cover every row and column that is written, and the epilogue's.
+        unsafe { self.run_to(rows, a, output, epilogue, accumulate) }
+    }
+
+    /// The product, written to rows whose columns between may belong to other threads.
+    ///
+    /// # Safety
+    ///
+    /// Output and epilogue must cover the rows and columns; nobody else may read or write those of the output.
+    pub(crate) unsafe fn run_to(
+        &self,
+        rows: usize,
+        a: Matrix<'_>,
+        output: Output,
+        epilogue: &Epilogue<'_>,
+        accumulate: bool,
+    ) -> Result<(), KernelError> {
+        a.check("left-hand matrix", rows, self.k)?;
         let product = Product {
             rows: &MatrixRows {
                 data: a.data.as_ptr(),
@@ -157,15 +178,12 @@ impl PackedMatrix {
             },
             taps: 1,
             weights: &self.packed,
-            output: Output {
-                data: c.data.as_mut_ptr(),
-                ld: c.ld,
-            },
+            output,
             post: Some(epilogue.raw()),
             accumulate,
             group_steps: [0, 0],
         };
-        // SAFETY: the checks above cover every row and column that is read or written.
+        // SAFETY: checked for what is read, promised for what is written.
         unsafe { product.run() };
         Ok(())
     }

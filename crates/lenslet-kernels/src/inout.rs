@@ -177,6 +177,11 @@ impl Out {
         In(self.data)
     }
 
+    /// A pointer to element `at`; accesses are as safe as the buffer's.
+    pub fn pointer(self, at: usize) -> *mut f32 {
+        self.data.wrapping_add(at)
+    }
+
     /// Copies a slice to element `at` and those behind it.
     ///
     /// # Safety

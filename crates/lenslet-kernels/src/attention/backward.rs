@@ -1,6 +1,7 @@
 //! Backward pass (with the recomputation of Dao et al. 2022, FlashAttention, section 3.1).
 
 use super::{Attention, AttentionGradients, WORKSPACE, Workspace, head, reader, tiles};
+use crate::buffer::AlignedBuf;
 use crate::columns::for_columns;
 use crate::epilogue::Epilogue;
 use crate::error::{KernelError, elements, expect_len};
@@ -8,11 +9,12 @@ use crate::gemm::{Order, transposed_product};
 use crate::inout::{In, Out};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::pool::parallel_for;
+use crate::product::Output;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::vmath;
 
-/// Floats of a tile of keys by queries, of which there are two.
-const TILE: usize = 64 << 10;
+/// Floats of a tile of keys by queries, of which there are two. They share the second cache level with four packed matrices.
+const TILE: usize = 20 << 10;
 
 /// What the backward pass needs from the forward pass, and the output's gradient.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +111,16 @@ struct Target {
     ld: usize,
 }
 
+impl Target {
+    /// From a row and a column on.
+    fn at(self, row: usize, col: usize) -> Output {
+        Output {
+            data: self.data.pointer(row * self.ld + col),
+            ld: self.ld,
+        }
+    }
+}
+
 struct Backward<'a> {
     shape: &'a Attention,
     saved: AttentionSaved<'a>,
@@ -143,7 +155,15 @@ impl Backward<'_> {
                 .pack(matrix, Order::RowMajor, queries, dim)
                 .expect(CHECKED);
         }
-        let [scores, slopes, small, d_queries, inner] = buffers;
+        let [
+            scores,
+            slopes,
+            small,
+            d_queries,
+            inner,
+            keys_here,
+            values_here,
+        ] = buffers;
         let inner = inner.resize(queries);
         dispatch(InnerProducts {
             matrices: [out, d_out],
@@ -153,8 +173,9 @@ impl Backward<'_> {
         let d_queries = d_queries.resize(queries * dim);
         for tile in tiles(keys, queries, TILE) {
             let (first, rows) = (key_row + tile.start, tile.len());
-            let k = head(&self.saved.k, first, col);
-            let v = head(&self.saved.v, first, col);
+            // Rows that are read several times: apart they would take the same places of the first cache level.
+            let k = compact(head(&self.saved.k, first, col), rows, dim, keys_here);
+            let v = compact(head(&self.saved.v, first, col), rows, dim, values_here);
             let scores = scores.resize(rows * queries);
             let slopes = slopes.resize(rows * queries);
             let multiply = |packed: &crate::PackedMatrix, a, c: &mut [f32], ld| {
@@ -174,20 +195,20 @@ impl Backward<'_> {
                 inner: In::new(inner),
             });
             // Values from the probabilities, keys and queries from the slopes.
-            let part = small.resize(rows.max(queries) * dim);
             for (packed, factors, target) in [
                 (&*plain_d, &*scores, self.targets[2]),
                 (&*plain_q, &*slopes, self.targets[1]),
             ] {
-                let part = &mut part[..rows * dim];
-                multiply(packed, Matrix::new(factors, queries), part, dim);
-                copy(part, dim, target, first, col);
+                let factors = Matrix::new(factors, queries);
+                let to = target.at(first, col);
+                // SAFETY: `backward` checked that the targets hold all rows and columns; this head's columns are this thread's own.
+                unsafe { packed.run_to(rows, factors, to, &Epilogue::NONE, false) }.expect(CHECKED);
             }
             let factors = Matrix::new(slopes, queries);
             if tile.start == 0 {
                 transposed_product(rows, factors, queries, k, dim, d_queries).expect(CHECKED);
             } else {
-                let part = &mut part[..queries * dim];
+                let part = small.resize(queries * dim);
                 transposed_product(rows, factors, queries, k, dim, part).expect(CHECKED);
                 for (sum, x) in d_queries.iter_mut().zip(part) {
                     *sum += *x;
@@ -196,6 +217,15 @@ impl Backward<'_> {
         }
         copy(d_queries, dim, self.targets[0], query_row, col);
     }
+}
+
+/// A copy of rows without gaps.
+fn compact<'a>(from: Matrix<'_>, rows: usize, dim: usize, to: &'a mut AlignedBuf) -> Matrix<'a> {
+    let to = to.resize(rows * dim);
+    for (to, from) in to.chunks_exact_mut(dim).zip(from.data.chunks(from.ld)) {
+        to.copy_from_slice(&from[..dim]);
+    }
+    Matrix::new(to, dim)
 }
 
 /// Copies compact rows to rows of a target, which are this thread's own in the columns of its head.
@@ -252,22 +282,55 @@ impl Kernel for Slopes {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let scale = s.splat(self.scale);
-        let (scores, slopes) = (self.scores.as_in(), self.slopes.as_in());
         for row in 0..self.rows {
-            let at = row * self.queries;
+            let mut col = 0;
             // SAFETY: both tiles hold these rows, the two vectors an element for each query.
             unsafe {
-                for_columns!(S, self.queries, |col, n, P| {
-                    let log_sum = self.log_sums.get::<S, P>(s, col, n);
-                    let inner = self.inner.get::<S, P>(s, col, n);
-                    let score = scores.get::<S, P>(s, at + col, n);
-                    let p = vmath::exp(s, s.sub(s.mul(score, scale), log_sum));
-                    let d = s.sub(slopes.get::<S, P>(s, at + col, n), inner);
-                    self.scores.put::<S, P>(s, at + col, n, p);
-                    let slope = s.mul(s.mul(p, scale), d);
-                    self.slopes.put::<S, P>(s, at + col, n, slope);
-                });
+                // Two vectors at a time, so that one's operations fill the other's waits.
+                while col + 2 * S::LANES <= self.queries {
+                    self.step::<S, 2, false>(s, row, col, S::LANES);
+                    col += 2 * S::LANES;
+                }
+                while col < self.queries {
+                    let n = S::LANES.min(self.queries - col);
+                    self.step::<S, 1, true>(s, row, col, n);
+                    col += n;
+                }
+            }
+        }
+    }
+}
+
+impl Slopes {
+    /// `N` vectors of a row.
+    #[inline(always)]
+    unsafe fn step<S: Simd, const N: usize, const PARTIAL: bool>(
+        &self,
+        s: S,
+        row: usize,
+        col: usize,
+        n: usize,
+    ) {
+        let scale = s.splat(self.scale);
+        let (scores, slopes) = (self.scores.as_in(), self.slopes.as_in());
+        let (mut x, mut d) = ([s.zero(); N], [s.zero(); N]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            for v in 0..N {
+                let col = col + v * S::LANES;
+                let at = row * self.queries + col;
+                let log_sum = self.log_sums.get::<S, PARTIAL>(s, col, n);
+                let inner = self.inner.get::<S, PARTIAL>(s, col, n);
+                x[v] = s.sub(s.mul(scores.get::<S, PARTIAL>(s, at, n), scale), log_sum);
+                d[v] = s.sub(slopes.get::<S, PARTIAL>(s, at, n), inner);
+            }
+            // Probabilities are at most 1.
+            let p = vmath::exps_below_zero(s, x);
+            for v in 0..N {
+                let at = row * self.queries + col + v * S::LANES;
+                self.scores.put::<S, PARTIAL>(s, at, n, p[v]);
+                let slope = s.mul(s.mul(p[v], scale), d[v]);
+                self.slopes.put::<S, PARTIAL>(s, at, n, slope);
             }
         }
     }

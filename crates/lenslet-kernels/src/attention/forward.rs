@@ -123,7 +123,7 @@ impl Forward<'_> {
             .pack(k, Order::Transposed, dim, keys)
             .expect(CHECKED);
         packed_v.pack(v, Order::RowMajor, keys, dim).expect(CHECKED);
-        let [scores, result, sums, factors, _] = buffers;
+        let [scores, result, sums, factors, ..] = buffers;
         // With a bias the product's epilogue scales, since the bias is added to scaled scores.
         let scale = match self.bias {
             Some(_) => {

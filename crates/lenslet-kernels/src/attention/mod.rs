@@ -136,7 +136,7 @@ fn head<'a>(matrix: &Matrix<'a>, first: usize, col: usize) -> Matrix<'a> {
 #[derive(Default)]
 struct Workspace {
     packed: [PackedMatrix; 4],
-    tiles: [AlignedBuf; 5],
+    tiles: [AlignedBuf; 7],
 }
 
 thread_local! {
