@@ -8,11 +8,15 @@ use std::collections::{HashMap, HashSet};
 
 use crate::{Binary, Graph, GraphError, Node, Op, Span};
 
+/// Numbers of an input at most: sizes that follow from it can be counted.
+const MOST_NUMBERS: usize = u32::MAX as usize;
+
 impl Graph {
     /// The graph for inputs of another shape, `[N, C, H, W]`, with the same weights, which are shared.
     ///
     /// Sizes that an operation names are the model's own (the output of an adaptive pooling, a number of heads) unless some map that
-    /// grows or shrinks is as large: an interpolation follows the map that is as large as its output.
+    /// grows or shrinks is as large: an interpolation follows the map that is as large as its output. A part that is the whole stays the
+    /// whole.
     ///
     /// # Errors
     /// When the graph has several inputs or the shape another rank, when the model takes no other size (a linear layer over positions,
@@ -26,9 +30,14 @@ impl Graph {
                 found: "one shape".to_string(),
             });
         };
-        if old.len() != input.len() || input.contains(&0) {
+        let numbers = (input.iter()).try_fold(1usize, |numbers, &size| numbers.checked_mul(size));
+        let fits = numbers.is_some_and(|numbers| (1..=MOST_NUMBERS).contains(&numbers));
+        if old.len() != input.len() || !fits {
             return Err(GraphError::Input {
-                expected: format!("an input of {} dimensions, none of them 0", old.len()),
+                expected: format!(
+                    "an input of {} dimensions with 1 to {MOST_NUMBERS} numbers",
+                    old.len()
+                ),
                 found: format!("{input:?}"),
             });
         }
@@ -385,7 +394,7 @@ impl Resizing<'_> {
         let times = to.is_multiple_of(from).then(|| now * (to / from));
         match like[..] {
             [like] if times.is_none_or(|times| times == like) => Ok(like),
-            _ => Err("the size that it makes may follow from several others".to_string()),
+            _ => Err("what the size that it makes follows from is not clear".to_string()),
         }
     }
 

@@ -7,14 +7,14 @@ use crate::error::{KernelError, elements};
 use crate::gemm::Order;
 use crate::inout::{In, Out};
 use crate::matrix::{Matrix, MatrixMut};
-use crate::pool::parallel_for;
+use crate::pool::{num_threads, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::vmath;
 
 /// Floats of a tile of queries by keys.
 const TILE: usize = 16 << 10;
-/// With fewer heads than this, queries are shared out too.
-const WANTED_CHUNKS: usize = 16;
+/// Chunks a thread that are wanted: with fewer heads, queries are shared out too, and every chunk packs its head's keys and values.
+const CHUNKS_PER_THREAD: usize = 4;
 
 impl Attention {
     /// out = softmax(scale * q k^T) v for every head, with the rows of `out` like those of `q`.
@@ -71,7 +71,7 @@ impl Attention {
         if heads == 0 {
             return Ok(());
         }
-        let shares = WANTED_CHUNKS
+        let shares = (CHUNKS_PER_THREAD * num_threads())
             .div_ceil(heads)
             .min(self.queries.div_ceil(64))
             .max(1);

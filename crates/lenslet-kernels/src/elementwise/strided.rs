@@ -254,7 +254,7 @@ impl Reduce {
         }
         let of_x = match kept_dims.is_empty() || along.is_empty() {
             true => 0,
-            false => kept_dims.reach(0) + along.reach(0) - 1,
+            false => kept_dims.reach(0).saturating_add(along.reach(0) - 1),
         };
         let reach = [of_x, kept_dims.reach(1)];
         let (outer, inner) = kept_dims.split();

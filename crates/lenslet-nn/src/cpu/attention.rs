@@ -5,7 +5,7 @@ use lenslet_kernels::{Attention, AttentionGradients, AttentionSaved, Matrix, Mat
 
 use super::CHECKED;
 use super::op::{CpuOp, Values, input, label, run};
-use crate::timing::Label;
+use crate::timing::{Label, Way, timed};
 
 /// `[N, L, 3 * C]`, queries, keys and values side by side, to `[N, L, C]`.
 pub(crate) fn self_attention(qkv: &Tensor<3>, heads: usize) -> Option<Tensor<3>> {
@@ -26,6 +26,22 @@ impl SelfAttention {
         self.0.heads * self.0.dim
     }
 
+    /// The label of a pass of so many products of tokens by tokens.
+    fn label_of(&self, products: usize) -> Label {
+        let Attention {
+            batch,
+            queries,
+            keys,
+            heads,
+            dim,
+            ..
+        } = self.0;
+        Label {
+            macs: products * batch * heads * queries * keys * dim,
+            ..label("attention", &[batch, queries, heads, dim])
+        }
+    }
+
     fn parts<'a>(&self, qkv: &'a Values) -> [Matrix<'a>; 3] {
         let channels = self.channels();
         [0, 1, 2].map(|i| Matrix::new(&qkv.data()[i * channels..], 3 * channels))
@@ -37,19 +53,10 @@ impl CpuOp<1> for SelfAttention {
     type Saved = (Values, Values, Vec<f32>);
     type Extra = ();
 
+    const TIMES_PARTS: bool = true;
+
     fn label(&self) -> Label {
-        let Attention {
-            batch,
-            queries,
-            keys,
-            heads,
-            dim,
-            ..
-        } = self.0;
-        Label {
-            macs: 2 * batch * heads * queries * keys * dim,
-            ..label("attention", &[batch, queries, heads, dim])
-        }
+        self.label_of(2)
     }
 
     fn forward(&self, [qkv]: [Values; 1]) -> (Values, Self::Saved, ()) {
@@ -70,19 +77,22 @@ impl CpuOp<1> for SelfAttention {
         _: [bool; 1],
     ) -> [Option<Values>; 1] {
         let (op, channels) = (&self.0, self.channels());
-        let d_qkv = Values::written(&[op.batch, op.queries, 3 * channels], |d| {
-            let [q, k, v] = self.parts(&qkv);
-            let saved = AttentionSaved {
-                q,
-                k,
-                v,
-                out: Matrix::new(y.data(), channels),
-                log_sums: &log_sums,
-                d_out: Matrix::new(dy.data(), channels),
-            };
-            op.backward(saved, AttentionGradients::Joined(d))
-                .expect(CHECKED);
-        });
-        [Some(d_qkv)]
+        let gradient = || {
+            Values::written(&[op.batch, op.queries, 3 * channels], |d| {
+                let [q, k, v] = self.parts(&qkv);
+                let saved = AttentionSaved {
+                    q,
+                    k,
+                    v,
+                    out: Matrix::new(y.data(), channels),
+                    log_sums: &log_sums,
+                    d_out: Matrix::new(dy.data(), channels),
+                };
+                op.backward(saved, AttentionGradients::Joined(d))
+                    .expect(CHECKED);
+            })
+        };
+        // The scores are computed again.
+        [Some(timed(|| self.label_of(5), Way::Backward, gradient))]
     }
 }
