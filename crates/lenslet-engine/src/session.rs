@@ -12,8 +12,8 @@ use crate::EngineError;
 use crate::fuse::{Fusions, fuse};
 use crate::passes::{PassInfo, Tally};
 use crate::plan::{Plan, plan};
-use crate::step::{Failure, Fixed, Workspace, copy};
-use crate::view::{Place, View};
+use crate::step::{Failure, Fixed, Workspace};
+use crate::view::{Place, View, copy};
 
 /// How a model is compiled.
 #[derive(Debug, Clone)]

@@ -219,6 +219,28 @@ impl View {
     }
 }
 
+/// Copies every element of a view to the same index of another.
+pub(crate) fn copy(from: &View, source: &[f32], to: &View, target: &mut [f32]) {
+    // The longest run in the target goes innermost.
+    let mut dims: Vec<[usize; 3]> = (0..to.shape.len())
+        .map(|d| [to.shape[d], from.strides[d], to.strides[d]])
+        .filter(|[size, ..]| *size != 1)
+        .collect();
+    dims.sort_by_key(|[_, _, stride]| std::cmp::Reverse(*stride));
+    copy_dims(&dims, &source[from.offset..], &mut target[to.offset..]);
+}
+
+fn copy_dims(dims: &[[usize; 3]], from: &[f32], to: &mut [f32]) {
+    match dims {
+        [] => to[0] = from[0],
+        [[size, 1, 1]] => to[..*size].copy_from_slice(&from[..*size]),
+        [[size, a, b]] => (0..*size).for_each(|i| to[i * b] = from[i * a]),
+        [[size, a, b], rest @ ..] => {
+            (0..*size).for_each(|i| copy_dims(rest, &from[i * a..], &mut to[i * b..]));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,9 @@
 //! Image models as graphs: capture, shapes, costs and receptive fields.
 //!
 //! [`Graph::capture`] records the forward pass of any Burn module, without running it, as a small
-//! graph of named nodes with concrete shapes; [`Graph::resized`] takes it to another size of input. Whatever needs to know a model's structure reads
-//! that graph. [`mod@reference`] runs it, plainly and slowly.
+//! graph of named nodes with concrete shapes; [`Graph::resized`] takes it to another size of input.
+//! Whatever needs to know a model's structure reads that graph. [`mod@reference`] runs it, plainly
+//! and slowly.
 
 mod arithmetic;
 mod builder;

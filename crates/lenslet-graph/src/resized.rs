@@ -2,7 +2,8 @@
 //!
 //! A captured graph says how large a map is, but not why: an interpolation to 28 x 28 pixels may be twice the map that it reads, as large
 //! as another map, or always 28 x 28. What a size follows from is taken from the operation alone where it says that, and from sizes that
-//! agree in every reading where it does not; the rest is refused, so that no graph comes out that the model would not have given.
+//! agree in every reading where it does not; the rest is refused. What [`Graph::resized`] says about sizes is assumed: a model that cuts its
+//! input to 224 pixels and was captured with 224 has nothing in its graph that says so.
 
 use std::collections::{HashMap, HashSet};
 

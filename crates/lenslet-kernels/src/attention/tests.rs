@@ -158,6 +158,27 @@ fn check(shape: &Attention, seed: u64) {
     });
 }
 
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let shape = Attention::new(1, 150, 2, 24);
+    let width = shape.heads * shape.dim;
+    let qkv = random(3 * shape.queries * width, 5);
+    let [q, k, v] = [0, 1, 2].map(|i| Matrix::new(&qkv[i * width..], 3 * width));
+    let before = crate::pool::num_threads();
+    with_each_isa(|_| {
+        let [one, two, five] = [1, 2, 5].map(|threads| {
+            crate::pool::set_num_threads(threads);
+            let mut out = poisoned(shape.queries * width);
+            shape
+                .forward(q, k, v, MatrixMut::new(&mut out, width), None)
+                .unwrap();
+            out
+        });
+        assert!(one == two && one == five);
+    });
+    crate::pool::set_num_threads(before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
 
