@@ -118,29 +118,37 @@ impl Packed {
         let panels = self.panels;
         let group_len = panels.padded() * self.k;
         let shared = SharedMut::new(self.data.resize(groups * group_len));
-        // About 64 KB of packed data a chunk, in whole vectors of channels.
-        let (channels, taps) = match groups {
-            0 => (0, 1),
-            _ => (source(0).channels, source(0).taps.len().max(1)),
+        let (channels, taps, contiguous) = match groups {
+            0 => (0, 1, false),
+            _ => {
+                let Source { channels, taps, .. } = source(0);
+                (channels, taps.len().max(1), source(0).col_stride == 1)
+            }
         };
-        let part = (256 / taps).next_multiple_of(16).max(16);
+        // Where columns lie one after the other, a page's worth of them at a time: pieces a panel wide would come from memory one by one.
+        let together = if contiguous { PANELS_TOGETHER } else { 1 };
+        // About 64 KB of packed data a chunk, in whole vectors of channels.
+        let part = (256 / taps / together).next_multiple_of(16).max(16);
         let parts = channels.div_ceil(part);
-        parallel_for(groups * panels.count * parts, |i| {
-            let (group, rest) = (i / (panels.count * parts), i % (panels.count * parts));
-            let (panel, first) = (panels.get(rest / parts), rest % parts * part);
+        let blocks = panels.count.div_ceil(together);
+        parallel_for(groups * blocks * parts, |i| {
+            let (group, rest) = (i / (blocks * parts), i % (blocks * parts));
+            let (block, first) = (rest / parts * together, rest % parts * part);
             let source = source(group);
-            let start = group * group_len + panel.col * self.k;
-            let whole = shared.len();
+            let end = (block + together).min(panels.count);
+            let last = panels.get(end - 1);
             assert!(
-                start + panel.width * self.k <= whole,
+                (group * panels.padded() + last.col + last.width) * self.k <= shared.len(),
                 "packed data is too short"
             );
             let part = PackPart {
                 source: &source,
-                panel: &panel,
+                panels: &panels,
+                range: block..end,
                 channels: first..(first + part).min(channels),
-                // Each chunk writes its own channels of its own panel.
-                out: shared.as_mut_ptr().wrapping_add(start),
+                k: self.k,
+                // Each chunk writes its own channels of its own panels.
+                out: shared.as_mut_ptr().wrapping_add(group * group_len),
             };
             dispatch_on(panels.isa, part);
         });
@@ -153,11 +161,18 @@ impl Packed {
     }
 }
 
-/// Packs some channels of a panel: row `tap * source.channels + channel` of `out` for each.
+/// Panels that are packed together where columns are contiguous.
+const PANELS_TOGETHER: usize = 16;
+
+/// Packs some channels of some panels: row `tap * source.channels + channel` of each.
 struct PackPart<'a> {
     source: &'a Source<'a>,
-    panel: &'a Panel,
+    panels: &'a Panels,
+    range: Range<usize>,
     channels: Range<usize>,
+    /// Rows of a panel.
+    k: usize,
+    /// Start of the group's panels.
     out: *mut f32,
 }
 
@@ -166,9 +181,45 @@ impl Kernel for PackPart<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        if self.source.col_stride == 1 {
+            self.copy_rows();
+        } else {
+            for index in self.range.clone() {
+                self.pack(s, &self.panels.get(index));
+            }
+        }
+    }
+}
+
+impl PackPart<'_> {
+    /// Columns that lie one after the other.
+    fn copy_rows(&self) {
+        let source = self.source;
+        for (tap, &from) in source.taps.iter().enumerate() {
+            for channel in self.channels.clone() {
+                let row = tap * source.channels + channel;
+                let at = from * source.tap_stride + channel * source.channel_stride;
+                for index in self.range.clone() {
+                    let Panel {
+                        col, cols, width, ..
+                    } = self.panels.get(index);
+                    let to = self.out.wrapping_add(col * self.k + row * width);
+                    // SAFETY: this chunk's own row of the panel.
+                    let to = unsafe { std::slice::from_raw_parts_mut(to, width) };
+                    to[..cols].copy_from_slice(&source.data[at + col..at + col + cols]);
+                    to[cols..].fill(0.0);
+                }
+            }
+        }
+    }
+
+    /// Columns further apart.
+    #[inline(always)]
+    fn pack<S: Simd>(&self, s: S, panel: &Panel) {
         let Panel {
             col, cols, width, ..
-        } = *self.panel;
+        } = *panel;
+        let out = self.out.wrapping_add(col * self.k);
         let source = self.source;
         let taps = source.taps.len();
         let natural = source.tap_stride == 1
@@ -176,21 +227,8 @@ impl Kernel for PackPart<'_> {
             && source.taps.iter().enumerate().all(|(i, &tap)| i == tap);
         let turned = source.channel_stride == 1 && taps == 1;
         let row = |tap: usize, channel: usize| {
-            self.out
-                .wrapping_add((tap * source.channels + channel) * width)
+            out.wrapping_add((tap * source.channels + channel) * width)
         };
-        if source.col_stride == 1 {
-            for (tap, &from) in source.taps.iter().enumerate() {
-                for channel in self.channels.clone() {
-                    let at = from * source.tap_stride + channel * source.channel_stride + col;
-                    // SAFETY: this chunk's own row of the panel.
-                    let to = unsafe { std::slice::from_raw_parts_mut(row(tap, channel), width) };
-                    to[..cols].copy_from_slice(&source.data[at..at + cols]);
-                    to[cols..].fill(0.0);
-                }
-            }
-            return;
-        }
         // Whole vectors of columns through a transpose of blocks, where (channel, tap) pairs are contiguous in the source.
         let mut done = 0;
         if natural || turned {

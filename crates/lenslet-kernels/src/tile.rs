@@ -70,8 +70,10 @@ pub(crate) struct Tile<'a> {
 /// Floats to ask for ahead of their use.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead {
-    pub at: *const f32,
-    pub left: usize,
+    at: *const f32,
+    left: usize,
+    /// Floats from one request to the next, up to a line.
+    pace: usize,
 }
 
 /// Tiles after which the second pass of an epilogue runs over all of them: its start costs as much as some vectors; many tiles would
@@ -79,9 +81,26 @@ pub(crate) struct Ahead {
 const LATE_TILES: usize = 2;
 
 /// Floats of a cache line.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 impl Ahead {
+    /// Nothing to ask for.
+    pub const NONE: Ahead = Ahead {
+        at: std::ptr::null(),
+        left: 0,
+        pace: 0,
+    };
+
+    /// `floats` from `at`, while `steps` steps of reductions are taken: requests come evenly, since those that wait for memory hold
+    /// the places through which the panel at hand comes from the second cache level.
+    pub fn new(at: *const f32, floats: usize, steps: usize) -> Self {
+        Ahead {
+            at,
+            left: floats,
+            pace: (2 * floats).div_ceil(steps.max(1)).clamp(1, LINE),
+        }
+    }
+
     /// Goes on by some floats.
     pub fn advance(&mut self, floats: usize) {
         self.at = self.at.wrapping_add(floats);
@@ -90,9 +109,9 @@ impl Ahead {
 }
 
 impl Tile<'_> {
-    /// Floats that one tile asks for: a line every two steps.
+    /// Floats that one tile asks for: one request every two steps.
     pub fn asks(&self) -> usize {
-        self.taps * (self.k / 2) * LINE
+        self.taps * (self.k / 2) * self.ahead.pace
     }
 }
 
@@ -135,18 +154,28 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
         let late = t.post.is_some_and(Post::has_late_pass);
         // SAFETY: `run_tile`'s caller promises that all pointers are valid for what is read and written here.
         unsafe {
-            prefetch::<S, MR, NV>(s, t, t.outputs);
+            for row in 0..MR {
+                ask_for_row::<S, NV>(s, t, *t.outputs.add(row));
+            }
+            // The next tile's rows are asked for one after the other, since so many lines at once would hold up the panel.
+            let piece = (t.taps * (t.k / 2)).div_ceil(MR).max(1);
             let mut ahead = t.ahead;
             for tile in 0..t.count {
                 let rows = t.rows.add(tile * t.rows_step);
                 let outputs = t.outputs.add(tile * MR);
-                if tile + 1 < t.count {
-                    prefetch::<S, MR, NV>(s, t, outputs.add(MR));
-                }
-                // With nothing left, lines are asked for that are there.
-                let ask = if ahead.left > 0 { ahead.at } else { t.b };
+                let asks = Asks {
+                    next: if tile + 1 < t.count {
+                        outputs.add(MR)
+                    } else {
+                        std::ptr::null()
+                    },
+                    piece,
+                    // With nothing left, a line is asked for that is there.
+                    ahead: if ahead.left > 0 { ahead.at } else { t.b },
+                    pace: if ahead.left > 0 { ahead.pace } else { 0 },
+                };
                 ahead.advance(t.asks());
-                one_tile::<S, MR, NV>(s, t, rows, outputs, ask);
+                one_tile::<S, MR, NV>(s, t, rows, outputs, &asks);
                 let done = tile + 1;
                 if late && (done.is_multiple_of(LATE_TILES) || done == t.count) {
                     let first = tile / LATE_TILES * LATE_TILES;
@@ -158,27 +187,29 @@ impl<const MR: usize, const NV: usize> Kernel for TileKernel<'_, MR, NV> {
     }
 }
 
-/// Asks for the cache lines that a tile will write, and those of the residual.
+/// What a tile asks for meanwhile.
+struct Asks {
+    /// Row numbers of the next tile, or null.
+    next: *const usize,
+    /// Pairs of steps from one of its rows to the next.
+    piece: usize,
+    /// Where the next request goes, and how far the ones after it lie apart.
+    ahead: *const f32,
+    pace: usize,
+}
+
+/// Asks for the cache lines of a row that a tile will write, and those of the residual.
 #[inline(always)]
-unsafe fn prefetch<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    t: &Tile<'_>,
-    outputs: *const usize,
-) {
-    let residual = t.post.filter(|post| post.reads_residual());
-    for r in 0..MR {
-        // SAFETY: `run_tile`'s caller promises the rows' numbers; a prefetch reads nothing.
-        let output = unsafe { *outputs.add(r) };
+fn ask_for_row<S: Simd, const NV: usize>(s: S, t: &Tile<'_>, output: usize) {
+    for v in 0..NV {
+        s.prefetch(t.c.wrapping_add(output * t.ldc + v * S::LANES));
+    }
+    if let Some(post) = t.post.filter(|post| post.reads_residual()) {
+        let row = post
+            .residual
+            .wrapping_add(t.first_col + output * post.ld_residual);
         for v in 0..NV {
-            s.prefetch(t.c.wrapping_add(output * t.ldc + v * S::LANES));
-        }
-        if let Some(post) = residual {
-            let row = post
-                .residual
-                .wrapping_add(t.first_col + output * post.ld_residual);
-            for v in 0..NV {
-                s.prefetch(row.wrapping_add(v * S::LANES));
-            }
+            s.prefetch(row.wrapping_add(v * S::LANES));
         }
     }
 }
@@ -190,11 +221,11 @@ unsafe fn one_tile<S: Simd, const MR: usize, const NV: usize>(
     t: &Tile<'_>,
     rows: *const *const f32,
     outputs: *const usize,
-    ahead: *const f32,
+    asks: &Asks,
 ) {
     // SAFETY: as for `run_tile`.
     unsafe {
-        let mut acc = reduce::<S, MR, NV>(s, t, rows, ahead);
+        let mut acc = reduce::<S, MR, NV>(s, t, rows, asks);
         let mut c = [std::ptr::null_mut::<f32>(); MR];
         for r in 0..MR {
             c[r] = t.c.add(*outputs.add(r) * t.ldc);
@@ -303,12 +334,14 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     t: &Tile<'_>,
     rows: *const *const f32,
-    mut ahead: *const f32,
+    asks: &Asks,
 ) -> [[S::V; NV]; MR] {
     // SAFETY: `run_tile`'s caller promises the row pointers and the panel.
     unsafe {
         let mut acc = [[s.zero(); NV]; MR];
         let mut b = t.b;
+        let (mut ahead, pace) = (asks.ahead, asks.pace);
+        let (mut row, mut left) = (0, 0);
         for tap in 0..t.taps {
             let mut a = [std::ptr::null::<f32>(); MR];
             for r in 0..MR {
@@ -316,12 +349,23 @@ unsafe fn reduce<S: Simd, const MR: usize, const NV: usize>(
             }
             let mut k = 0;
             while k + 2 <= t.k {
-                step::<S, MR, NV>(s, &a, k, b, &mut acc);
-                step::<S, MR, NV>(s, &a, k + 1, b.wrapping_add(t.ldb), &mut acc);
-                s.prefetch_far(ahead);
-                ahead = ahead.wrapping_add(LINE);
-                b = b.wrapping_add(2 * t.ldb);
-                k += 2;
+                if left == 0 {
+                    left = asks.piece;
+                    if !asks.next.is_null() && row < MR {
+                        ask_for_row::<S, NV>(s, t, *asks.next.add(row));
+                        row += 1;
+                    }
+                }
+                let end = (k + 2 * left).min(t.k & !1);
+                left -= (end - k) / 2;
+                while k < end {
+                    step::<S, MR, NV>(s, &a, k, b, &mut acc);
+                    step::<S, MR, NV>(s, &a, k + 1, b.wrapping_add(t.ldb), &mut acc);
+                    s.prefetch_far(ahead);
+                    ahead = ahead.wrapping_add(pace);
+                    b = b.wrapping_add(2 * t.ldb);
+                    k += 2;
+                }
             }
             if k < t.k {
                 step::<S, MR, NV>(s, &a, k, b, &mut acc);

@@ -1,5 +1,7 @@
 //! Forward pass.
 
+use std::ops::Range;
+
 use super::{Attention, ScoreBias, WORKSPACE, Workspace, head, tiles};
 use crate::columns::for_columns;
 use crate::epilogue::{Epilogue, Residual, ResidualPosition};
@@ -7,8 +9,9 @@ use crate::error::{KernelError, elements};
 use crate::gemm::Order;
 use crate::inout::{In, Out};
 use crate::matrix::{Matrix, MatrixMut};
-use crate::pool::{num_threads, parallel_for};
+use crate::pool::{likely_next, num_threads, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::tile::LINE;
 use crate::vmath;
 
 /// Floats of a tile of queries by keys.
@@ -86,11 +89,40 @@ impl Attention {
             log_sums: Out::optional(log_sums),
         };
         parallel_for(heads * shares, |i| {
-            let (index, share) = (i / shares, i % shares);
-            let queries = share * self.queries / shares..(share + 1) * self.queries / shares;
-            WORKSPACE.with_borrow_mut(|workspace| pass.run(index, queries, workspace));
+            let queries = |i: usize| {
+                let share = i % shares;
+                share * self.queries / shares..(share + 1) * self.queries / shares
+            };
+            let next = likely_next(i).filter(|next| *next < heads * shares);
+            let next = next.map(|next| pass.next(next / shares, queries(next), queries(i).len()));
+            WORKSPACE.with_borrow_mut(|workspace| {
+                pass.run(i / shares, queries(i), next.as_ref(), workspace)
+            });
         });
         Ok(())
+    }
+}
+
+/// What a thread reads of its next head, to be asked for while it computes: pieces of rows so far apart that no processor guesses them.
+struct NextHead<'a> {
+    /// Views of the head, and their rows.
+    matrices: [(Matrix<'a>, usize); 3],
+    dim: usize,
+    /// How many parts are asked for one by one.
+    parts: usize,
+}
+
+impl NextHead<'_> {
+    #[inline(always)]
+    fn ask<S: Simd>(&self, s: S, part: usize) {
+        for &(matrix, rows) in &self.matrices {
+            for row in part * rows / self.parts..(part + 1) * rows / self.parts {
+                let row = matrix.data.as_ptr().wrapping_add(row * matrix.ld);
+                for line in (0..self.dim).step_by(LINE) {
+                    s.prefetch_far(row.wrapping_add(line));
+                }
+            }
+        }
     }
 }
 
@@ -105,9 +137,31 @@ struct Forward<'a> {
     log_sums: Out,
 }
 
-impl Forward<'_> {
+impl<'a> Forward<'a> {
+    /// What will be read for some queries of a head.
+    fn next(&self, index: usize, queries: Range<usize>, parts: usize) -> NextHead<'a> {
+        let Attention { keys, dim, .. } = *self.shape;
+        let (image, col) = (index / self.shape.heads, index % self.shape.heads * dim);
+        let query = image * self.shape.queries + queries.start;
+        NextHead {
+            matrices: [
+                (head(&self.q, query, col), queries.len()),
+                (head(&self.k, image * keys, col), keys),
+                (head(&self.v, image * keys, col), keys),
+            ],
+            dim,
+            parts,
+        }
+    }
+
     /// Some queries of one head of one image.
-    fn run(&self, index: usize, queries: std::ops::Range<usize>, workspace: &mut Workspace) {
+    fn run(
+        &self,
+        index: usize,
+        queries: Range<usize>,
+        next: Option<&NextHead<'_>>,
+        workspace: &mut Workspace,
+    ) {
         const CHECKED: &str = "the views were checked";
         let shape = self.shape;
         let Attention { keys, dim, .. } = *shape;
@@ -161,6 +215,8 @@ impl Forward<'_> {
                 sums,
                 log_sums: self.log_sums,
                 at: index * shape.queries + first,
+                next,
+                done: tile.start,
             });
             packed_v
                 .multiply(
@@ -192,6 +248,9 @@ struct Exponentials<'a> {
     log_sums: Out,
     /// Where in `log_sums` the first row belongs.
     at: usize,
+    next: Option<&'a NextHead<'a>>,
+    /// Rows of this head before these.
+    done: usize,
 }
 
 impl Kernel for Exponentials<'_> {
@@ -203,6 +262,9 @@ impl Kernel for Exponentials<'_> {
         let whole = keys - keys % S::LANES;
         let (from, to) = (self.scores.as_in(), self.scores);
         for (i, sum) in self.sums.iter_mut().enumerate() {
+            if let Some(next) = self.next {
+                next.ask(s, self.done + i);
+            }
             let at = i * keys;
             // SAFETY: `scores` holds as many rows as there are sums; the log sums belong to this chunk's queries.
             unsafe {

@@ -156,14 +156,10 @@ impl Chunk<'_> {
                 let right = Right {
                     b,
                     height: panels.tile_rows(),
-                    ahead: Ahead {
-                        at: next.map_or(b, |(index, at)| slice(index, at)),
-                        left: if next.is_some() {
-                            count * panel.width
-                        } else {
-                            0
-                        },
-                    },
+                    ahead: next.map_or(Ahead::NONE, |(index, at)| {
+                        let steps = rows.div_ceil(panels.tile_rows()) * count;
+                        Ahead::new(slice(index, at), count * panel.width, steps)
+                    }),
                     panel,
                 };
                 let to = (self.c.wrapping_add(panel.col), panels.n);

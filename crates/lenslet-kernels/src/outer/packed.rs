@@ -5,10 +5,7 @@ use super::{Block, Pixels};
 use crate::buffer::Local;
 use crate::panels::{Panel, Panels};
 use crate::simd::{Isa, Kernel, Simd};
-use crate::tile::{Ahead, Tile, run_tile};
-
-/// Floats of a cache line.
-const LINE: usize = 16;
+use crate::tile::{Ahead, LINE, Tile, run_tile};
 
 /// Which pixels the copy of the left side holds: several taps share them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +56,7 @@ pub(super) unsafe fn multiply<S: Simd>(
         let b = b.wrapping_add(panel.col * count).cast_const();
         let right = Right {
             b,
-            ahead: Ahead { at: b, left: 0 },
+            ahead: Ahead::NONE,
             height: panels.tile_rows(),
             panel,
         };
@@ -188,6 +185,9 @@ impl Pixels {
     }
 }
 
+/// Groups of pixels from the one that is turned to the one that is asked for.
+const PIXELS_AHEAD: usize = 1;
+
 /// Copies pixels to `[channel][pixel]`, rows `ld` floats apart.
 struct Transpose<'a> {
     pixels: &'a [*const f32],
@@ -203,8 +203,15 @@ impl Kernel for Transpose<'_> {
     fn run<S: Simd>(self, s: S) {
         let mut square = [0.0f32; 16 * 16];
         for (group, pixels) in self.pixels.chunks(S::LANES).enumerate() {
+            let next = self
+                .pixels
+                .get((group + PIXELS_AHEAD) * S::LANES..)
+                .unwrap_or(&[]);
             for channel in (0..self.channels).step_by(S::LANES) {
                 let n = (self.channels - channel).min(S::LANES);
+                for pixel in next.iter().take(S::LANES) {
+                    s.prefetch_far(pixel.wrapping_add(channel));
+                }
                 // SAFETY: the pixels are readable for their channels, as the block's maker promised; the rows are padded to whole vectors
                 // of channels and pixels.
                 unsafe {
