@@ -131,7 +131,10 @@ impl Packed {
             }
         };
         // Where columns lie one after the other, a page's worth of them at a time: pieces a panel wide would come from memory one by one.
-        let together = if contiguous { PANELS_TOGETHER } else { 1 };
+        let together = match contiguous {
+            true => PANELS_TOGETHER.min(panels.count).max(1),
+            false => 1,
+        };
         // About 64 KB of packed data a chunk, in whole vectors of channels.
         let part = (256 / taps / together).next_multiple_of(16).max(16);
         let parts = channels.div_ceil(part);
