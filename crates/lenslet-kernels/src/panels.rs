@@ -36,7 +36,7 @@ impl Panels {
         let (lanes, registers) = geometry(isa);
         let vectors = n.div_ceil(lanes);
         let count = match vectors.div_ceil(max_vectors(registers)) {
-            // Four of three vectors, which two or four threads share evenly, are as fast as three of four.
+            // Four of three vectors are as fast as three of four or faster; two threads share them evenly.
             3 if vectors == 12 => 4,
             count => count,
         };

@@ -91,8 +91,8 @@ impl Ahead {
         pace: 0,
     };
 
-    /// `floats` from `at`, while `steps` steps of reductions are taken: requests come evenly, since those that wait for memory hold
-    /// the places through which the panel at hand comes from the second cache level.
+    /// `floats` from `at`, while `steps` steps of reductions are taken. Requests come evenly: as early as possible, they hold up the panel
+    /// at hand (presumably in the fill buffers through which it comes from the second cache level).
     pub fn new(at: *const f32, floats: usize, steps: usize) -> Self {
         Ahead {
             at,

@@ -105,18 +105,16 @@ impl Attention {
 
 /// What a thread reads of its next head, to be asked for while it computes: pieces of rows so far apart that no processor guesses them.
 struct NextHead<'a> {
-    /// Views of the head, and their rows.
-    matrices: [(Matrix<'a>, usize); 3],
+    /// Views of the head, their rows, and how many of these are asked for at once.
+    matrices: [(Matrix<'a>, usize, usize); 3],
     dim: usize,
-    /// How many parts are asked for one by one.
-    parts: usize,
 }
 
 impl NextHead<'_> {
     #[inline(always)]
     fn ask<S: Simd>(&self, s: S, part: usize) {
-        for &(matrix, rows) in &self.matrices {
-            for row in part * rows / self.parts..(part + 1) * rows / self.parts {
+        for &(matrix, rows, step) in &self.matrices {
+            for row in part * step..((part + 1) * step).min(rows) {
                 let row = matrix.data.as_ptr().wrapping_add(row * matrix.ld);
                 for line in (0..self.dim).step_by(LINE) {
                     s.prefetch_far(row.wrapping_add(line));
@@ -138,19 +136,19 @@ struct Forward<'a> {
 }
 
 impl<'a> Forward<'a> {
-    /// What will be read for some queries of a head.
+    /// What will be read for some queries of a head, to be asked for in `parts` parts.
     fn next(&self, index: usize, queries: Range<usize>, parts: usize) -> NextHead<'a> {
         let Attention { keys, dim, .. } = *self.shape;
         let (image, col) = (index / self.shape.heads, index % self.shape.heads * dim);
         let query = image * self.shape.queries + queries.start;
+        let matrices = [
+            (head(&self.q, query, col), queries.len()),
+            (head(&self.k, image * keys, col), keys),
+            (head(&self.v, image * keys, col), keys),
+        ];
         NextHead {
-            matrices: [
-                (head(&self.q, query, col), queries.len()),
-                (head(&self.k, image * keys, col), keys),
-                (head(&self.v, image * keys, col), keys),
-            ],
+            matrices: matrices.map(|(matrix, rows)| (matrix, rows, rows.div_ceil(parts))),
             dim,
-            parts,
         }
     }
 
