@@ -90,7 +90,7 @@ impl Engine {
         options: &Options,
         forward: impl FnOnce(&M, Tensor<D>) -> O,
     ) -> Result<Session, EngineError> {
-        Self::compile_graph(Graph::capture(model, input, forward)?, options)
+        Self::compile_graph(Graph::capture_result(model, input, forward)?, options)
     }
 
     /// Compiles a captured graph with one input. The memory of a weight goes back as soon as it is packed, if nobody else holds it: drop

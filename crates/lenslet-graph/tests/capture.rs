@@ -9,7 +9,8 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData, activation};
 use common::{captured, fill, outputs};
-use lenslet_graph::{Data, Graph, GraphError, Op, Outputs, Unary, reference};
+use lenslet_graph::{Data, Graph, GraphError, Macs, Op, Outputs, Unary, reference};
+use lenslet_models::vit::VitConfig;
 use lenslet_models::{BuildOptions, ImageModel, Model, variant, variants};
 use lenslet_nn::{Init, StateDict, state_dict};
 
@@ -108,6 +109,43 @@ fn a_model_that_trains_is_captured_as_it_evaluates() {
     let x = Tensor::<4>::ones(SHAPE, &device).require_grad();
     let gradients = model.forward(x.clone()).mean().backward();
     assert!(x.grad(&gradients).is_some());
+}
+
+/// A Vision Transformer's last layer computes the class token alone, unless somebody may look at the others.
+#[test]
+fn what_a_result_does_not_need_is_left_out() {
+    let device = Device::flex();
+    let options = BuildOptions::new(10).with_image_size(64);
+    let config = VitConfig::new(16, 3, 4, 48);
+    let models: [Model; 2] = [
+        config.init(&options, &mut Init::empty(&device)).into(),
+        config
+            .init_guide(&options, &mut Init::empty(&device))
+            .into(),
+    ];
+    let shape = [2, 3, 64, 64];
+    let x = lenslet_reference::input("input", shape.iter().product());
+    for model in models.map(|model| fill(model, 3.0)) {
+        let whole = captured(&model, shape);
+        let result = Graph::capture_result(&model, shape, outputs).unwrap();
+        let [all, needed] =
+            [&whole, &result].map(|graph| graph.macs().iter().map(Macs::total).sum::<u64>());
+        // A layer: 12 products of a token with C x C numbers, of which keys and values take 2; attention's 2 with C x 17.
+        let (tokens, width) = (17u64, 48u64);
+        let left_out = 2 * (tokens - 1) * (10 * width * width + 2 * width * tokens);
+        assert_eq!(all - needed, left_out);
+        let [a, b] = [&whole, &result].map(|graph| reference::run(graph, &[&x]).unwrap().remove(0));
+        // The interpreter computes rows one by one, in 64 bits.
+        assert_eq!(a, b);
+        let eager = model.forward(Tensor::from_data(
+            TensorData::new(x.clone(), shape),
+            &device,
+        ));
+        let eager: Vec<f64> = eager.into_data().iter::<f32>().map(f64::from).collect();
+        let error = lenslet_reference::relative_error(&a, &eager);
+        // The fixtures of Vision Transformers allow this for 32-bit arithmetic.
+        assert!(error <= 1e-5, "{error:.1e}");
+    }
 }
 
 #[test]

@@ -5,10 +5,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use lenslet_nn::tap::tap;
+use lenslet_nn::tap::{self, tap};
 use lenslet_nn::{
     Conv2d, Dropout, Head, Init, LayerNorm, Linear, LinearConfig, Sequential, WeightInit, add,
-    forward_tokens, self_attention, to_nhwc,
+    first_attention, forward_tokens, self_attention, to_nhwc,
 };
 
 use crate::model::{ImageModel, Stage, Taken};
@@ -83,14 +83,20 @@ impl GuideVitBlock {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Tokens `[N, L, C]` to as many, or to the first one, `[N, 1, C]`.
+    fn forward(&self, x: Tensor<3>, only_first: bool) -> Tensor<3> {
         let y = tap("norm1", || self.norm1.forward(x.clone()));
         let y = tap("attn", || {
-            let qkv = tap("qkv", || self.attn.qkv.forward(y));
-            self.attn
-                .proj
-                .forward(self_attention(qkv, self.heads, None))
+            let y = if only_first {
+                let Linear { weight, bias } = &self.attn.qkv;
+                first_attention(y, weight, bias.as_ref(), self.heads)
+            } else {
+                let qkv = tap("qkv", || self.attn.qkv.forward(y));
+                self_attention(qkv, self.heads, None)
+            };
+            self.attn.proj.forward(y)
         });
+        let x = if only_first { x.narrow(1, 0, 1) } else { x };
         let x = add(x, y);
         let y = tap("norm2", || self.norm2.forward(x.clone()));
         add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
@@ -112,16 +118,19 @@ pub struct GuideVit {
 }
 
 impl GuideVit {
+    /// All tokens `[N, L, C]`, or the class token `[N, 1, C]` where nobody looks at the others.
     fn tokens(&self, x: Tensor<4>, taken: &mut Taken) -> Tensor<3> {
         let patches = tap("patch_embed", || {
             self.patch_embed.projection.forward(to_nhwc(x))
         });
         let [_, h, w, _] = patches.dims();
         let tokens = embed_patches(patches, self.cls_token.val(), self.pos_embedding.val());
+        let only_class = taken.is_none() && !tap::whole();
         let mut tokens = self.pos_dropout.forward(tokens);
         for (i, block) in self.blocks.iter().enumerate() {
-            tokens = tap("blocks", || tap(i, || block.forward(tokens)));
-            if self.stages.iter().any(|(last, _)| *last == i) {
+            let only_first = only_class && i + 1 == self.blocks.len();
+            tokens = tap("blocks", || tap(i, || block.forward(tokens, only_first)));
+            if !only_class && self.stages.iter().any(|(last, _)| *last == i) {
                 taken.offer(&as_map(&tokens, [h, w]));
             }
         }

@@ -96,6 +96,11 @@ impl Taken {
         Self(None)
     }
 
+    /// Whether nothing is kept.
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Offers a map `[N, H, W, C]`.
     pub fn offer(&mut self, map: &Tensor<4>) {
         if let Some(maps) = &mut self.0 {

@@ -7,7 +7,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use lenslet_data::Interpolation::{Bicubic, Bilinear};
 use lenslet_data::Preprocess;
-use lenslet_nn::tap::tap;
+use lenslet_nn::tap::{self, tap};
 use lenslet_nn::{
     Activation, BiasInit, Conv2d, Conv2dConfig, Dropout, Head, Init, Interpolation, LayerNorm,
     LayerNormConfig, Linear, LinearConfig, MultiHeadAttention, MultiHeadAttentionConfig, Named,
@@ -196,9 +196,14 @@ impl EncoderLayer {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Tokens `[N, L, C]` to as many, or to the first one, `[N, 1, C]`.
+    fn forward(&self, x: Tensor<3>, only_first: bool) -> Tensor<3> {
         let y = tap("ln_1", || self.ln_1.forward(x.clone()));
-        let y = tap("self_attention", || self.self_attention.forward(y));
+        let y = tap("self_attention", || match only_first {
+            true => self.self_attention.forward_first(y),
+            false => self.self_attention.forward(y),
+        });
+        let x = if only_first { x.narrow(1, 0, 1) } else { x };
         let x = add(self.dropout.forward(y), x);
         let y = tap("ln_2", || self.ln_2.forward(x.clone()));
         add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
@@ -230,16 +235,20 @@ pub struct VisionTransformer {
 }
 
 impl VisionTransformer {
+    /// All tokens `[N, L, C]`, or the class token `[N, 1, C]` where nobody looks at the others.
     fn tokens(&self, x: Tensor<4>, taken: &mut Taken) -> Tensor<3> {
         let patches = tap("conv_proj", || self.conv_proj.forward(to_nhwc(x)));
         let [_, h, w, _] = patches.dims();
         let positions = self.encoder.pos_embedding.val();
         let tokens = embed_patches(patches, self.class_token.val(), positions);
+        let only_class = taken.is_none() && !tap::whole();
+        let depth = self.encoder.layers.iter().count();
         tap("encoder", || {
             let mut tokens = self.encoder.dropout.forward(tokens);
             for (i, (name, layer)) in self.encoder.layers.iter().enumerate() {
-                tokens = tap("layers", || tap(name, || layer.forward(tokens)));
-                if self.stages.iter().any(|(last, _)| *last == i) {
+                let only_first = only_class && i + 1 == depth;
+                tokens = tap("layers", || tap(name, || layer.forward(tokens, only_first)));
+                if !only_class && self.stages.iter().any(|(last, _)| *last == i) {
                     taken.offer(&as_map(&tokens, [h, w]));
                 }
             }

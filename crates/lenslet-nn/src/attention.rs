@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 
+use crate::linear::linear;
 use crate::tap::tap;
 use crate::{BiasInit, Init, Linear, LinearConfig, WeightInit, cpu};
 
@@ -31,6 +32,37 @@ pub fn self_attention(qkv: Tensor<3>, heads: usize, bias: Option<Tensor<4>>) -> 
     attention(head(0), head(1), head(2), None, bias, Default::default())
         .swap_dims(1, 2)
         .reshape([n, length, channels])
+}
+
+/// The same for the first token alone: tokens `[N, L, C]`, and the layer whose outputs are queries, keys and values side by side
+/// (`weight` `[3 * C, C]`, `bias` `[3 * C]`), to `[N, 1, C]`. Queries of the other tokens are not computed.
+pub fn first_attention(
+    x: Tensor<3>,
+    weight: &Param<Tensor<2>>,
+    bias: Option<&Param<Tensor<1>>>,
+    heads: usize,
+) -> Tensor<3> {
+    let [n, length, channels] = x.dims();
+    let (weight, bias) = (weight.val(), bias.map(Param::val));
+    // Outputs of the layer from one on.
+    let part = |x, from, count| {
+        let weight = weight.clone().narrow(0, from, count);
+        let bias = bias.clone().map(|bias| bias.narrow(0, from, count));
+        linear(x, weight, bias, None)
+    };
+    let q = part(x.clone().narrow(1, 0, 1), 0, channels);
+    let kv = part(x, channels, 2 * channels);
+    if let Some(y) = cpu::attention_to(&q, &kv, heads) {
+        return y;
+    }
+    let head = |x: Tensor<3>, length: usize| {
+        x.reshape([n, length, heads, channels / heads])
+            .swap_dims(1, 2)
+    };
+    let [k, v] = [0, channels].map(|from| head(kv.clone().narrow(2, from, channels), length));
+    attention(head(q, 1), k, v, None, None, Default::default())
+        .swap_dims(1, 2)
+        .reshape([n, 1, channels])
 }
 
 /// What `torch.nn.MultiheadAttention` takes when queries, keys and values are the same tokens.
@@ -77,8 +109,16 @@ pub struct MultiHeadAttention {
 impl MultiHeadAttention {
     /// `[N, L, C]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let qkv = crate::linear::linear(x, &self.in_proj_weight, Some(&self.in_proj_bias), None);
+        let (weight, bias) = (self.in_proj_weight.val(), self.in_proj_bias.val());
+        let qkv = linear(x, weight, Some(bias), None);
         let x = self_attention(qkv, self.heads, None);
+        tap("out_proj", || self.out_proj.forward(x))
+    }
+
+    /// `[N, L, C]` to what [`forward`](Self::forward) gives for the first token, `[N, 1, C]`.
+    pub fn forward_first(&self, x: Tensor<3>) -> Tensor<3> {
+        let (weight, bias) = (&self.in_proj_weight, &self.in_proj_bias);
+        let x = first_attention(x, weight, Some(bias), self.heads);
         tap("out_proj", || self.out_proj.forward(x))
     }
 }

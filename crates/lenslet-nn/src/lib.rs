@@ -31,7 +31,9 @@ pub mod tap;
 pub mod timing;
 
 pub use activation::Activation;
-pub use attention::{MultiHeadAttention, MultiHeadAttentionConfig, self_attention};
+pub use attention::{
+    MultiHeadAttention, MultiHeadAttentionConfig, first_attention, self_attention,
+};
 pub use buffer::Buffer;
 pub use conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig, Padding};
 pub use dropout::{Dropout, StochasticDepth};

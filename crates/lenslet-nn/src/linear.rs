@@ -85,18 +85,18 @@ impl Linear {
         x: Tensor<D>,
         activation: Option<Activation>,
     ) -> Tensor<D> {
-        linear(x, &self.weight, self.bias.as_ref(), activation)
+        let bias = self.bias.as_ref().map(Param::val);
+        linear(x, self.weight.val(), bias, activation)
     }
 }
 
 /// `y = activation(x * weight^T + bias)` on the last dimension.
 pub(crate) fn linear<const D: usize>(
     x: Tensor<D>,
-    weight: &Param<Tensor<2>>,
-    bias: Option<&Param<Tensor<1>>>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
     activation: Option<Activation>,
 ) -> Tensor<D> {
-    let (weight, bias) = (weight.val(), bias.map(|b| b.val()));
     let (fused, after) = Activation::split(activation);
     if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), fused) {
         return Activation::apply(after, y);

@@ -47,6 +47,15 @@ pub enum Step<'a> {
     Exit(&'a dyn Any),
 }
 
+/// How much of a forward pass is run for [`trace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Everything that the model defines.
+    Whole,
+    /// What its result needs: see [`whole`].
+    Result,
+}
+
 enum Recorder {
     /// Keeps what children return.
     Record {
@@ -55,7 +64,10 @@ enum Recorder {
         found: BTreeMap<String, TensorData>,
     },
     /// Tells when children start and end.
-    Trace(Box<dyn FnMut(Step<'_>)>),
+    Trace {
+        observe: Box<dyn FnMut(Step<'_>)>,
+        reach: Reach,
+    },
     /// Keeps what a child returns, for gradients.
     Probe {
         wanted: String,
@@ -87,7 +99,7 @@ impl Recorder {
             Recorder::Record { path, .. } | Recorder::Probe { path, .. } => {
                 path.push(name.to_string());
             }
-            Recorder::Trace(observe) => observe(Step::Enter(name)),
+            Recorder::Trace { observe, .. } => observe(Step::Enter(name)),
         }
     }
 
@@ -105,7 +117,7 @@ impl Recorder {
                     found.insert(name, output.to_data());
                 }
             }
-            Recorder::Trace(observe) => observe(Step::Exit(&output)),
+            Recorder::Trace { observe, .. } => observe(Step::Exit(&output)),
             Recorder::Probe {
                 wanted,
                 path,
@@ -135,6 +147,15 @@ thread_local! {
 /// Whether this thread is inside [`record`] or [`trace`].
 pub fn is_recording() -> bool {
     RECORDER.with_borrow(Option::is_some)
+}
+
+/// Whether somebody may look at all that inner modules return. Where it is false, a model leaves out what its result does not depend on.
+pub fn whole() -> bool {
+    RECORDER.with_borrow(|recorder| match recorder {
+        None => false,
+        Some(Recorder::Trace { reach, .. }) => *reach == Reach::Whole,
+        Some(Recorder::Record { .. } | Recorder::Probe { .. }) => true,
+    })
 }
 
 /// Runs `child` as the module `name` of the module that is running.
@@ -192,8 +213,13 @@ pub fn probe<T>(name: &str, forward: impl FnOnce() -> T) -> (T, Option<Box<dyn A
 }
 
 /// Runs `forward` and tells `observe` when its children start and end.
-pub fn trace<T>(observe: impl FnMut(Step<'_>) + 'static, forward: impl FnOnce() -> T) -> T {
-    run(Recorder::Trace(Box::new(observe)), forward).0
+pub fn trace<T>(
+    reach: Reach,
+    observe: impl FnMut(Step<'_>) + 'static,
+    forward: impl FnOnce() -> T,
+) -> T {
+    let observe = Box::new(observe);
+    run(Recorder::Trace { observe, reach }, forward).0
 }
 
 /// Runs `forward` with a recorder, which is gone afterwards even if it panics.

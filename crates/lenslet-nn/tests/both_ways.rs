@@ -90,12 +90,17 @@ fn check<M: Module, const A: usize, const B: usize>(
     let kernels = results(&Device::flex().autodiff(), shape, &build, &forward);
     let checkpointing = Device::flex().autodiff().gradient_checkpointing();
     let composed = results(&checkpointing, shape, &build, &forward);
+    same(what, &kernels, &composed);
+}
+
+#[track_caller]
+fn same(what: &str, kernels: &Results, composed: &Results) {
     assert_eq!(
         kernels.keys().collect::<Vec<_>>(),
         composed.keys().collect::<Vec<_>>(),
         "{what}"
     );
-    for (name, got) in &kernels {
+    for (name, got) in kernels {
         let want = &composed[name];
         assert_eq!(got.len(), want.len(), "{what}: {name}");
         let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -410,5 +415,22 @@ fn attention() {
             |init| MultiHeadAttentionConfig::new(24, 3).init(init),
             |m, x| m.forward(x),
         );
+        check(
+            "attention of the first token",
+            [2, length, 24],
+            |init| MultiHeadAttentionConfig::new(24, 3).init(init),
+            |m, x| m.forward_first(x),
+        );
     }
+}
+
+#[test]
+fn attention_of_the_first_token_is_that_of_all() {
+    let device = Device::flex().autodiff();
+    let build = |init: &mut Init| MultiHeadAttentionConfig::new(24, 3).init(init);
+    let alone = results(&device, [2, 50, 24], &build, &|m, x| m.forward_first(x));
+    let all = results(&device, [2, 50, 24], &build, &|m, x: Tensor<3>| {
+        m.forward(x).narrow(1, 0, 1)
+    });
+    same("first token", &alone, &all);
 }

@@ -47,7 +47,7 @@ fn compile_with<O: Into<Outputs>>(
     options: &Options,
     forward: impl FnOnce(&Model, Tensor<4>) -> O,
 ) -> Result<Session, EngineError> {
-    let graph = Graph::capture(&model, shape, forward)?;
+    let graph = Graph::capture_result(&model, shape, forward)?;
     drop(model);
     Engine::compile_graph(graph, options)
 }

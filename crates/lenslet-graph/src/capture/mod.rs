@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorId};
 use burn_ir::{OperationIr, TensorIr};
+use lenslet_nn::tap::Reach;
 
 use crate::compose::{Composer, Step, View};
 use crate::{Data, Graph, GraphError, Kind};
@@ -39,10 +40,26 @@ impl Graph {
         input: [usize; D],
         forward: impl FnOnce(&M, Tensor<D>) -> O,
     ) -> Result<Graph, GraphError> {
-        assemble(record::with_weights(model, input, forward)?, &[])
+        assemble(
+            record::with_weights(Reach::Whole, model, input, forward)?,
+            &[],
+        )
     }
 
-    /// The same with more outputs behind those of `forward`: what these modules return, feature maps
+    /// The same for computing the outputs and nothing else: a model leaves out what they do not depend on
+    /// ([`tap::whole`](lenslet_nn::tap::whole)), such as a Vision Transformer's other tokens behind its last attention.
+    ///
+    /// # Errors
+    /// As [`capture`](Self::capture).
+    pub fn capture_result<M: Module, O: Into<Outputs>, const D: usize>(
+        model: &M,
+        input: [usize; D],
+        forward: impl FnOnce(&M, Tensor<D>) -> O,
+    ) -> Result<Graph, GraphError> {
+        Self::capture_with_taps(model, input, forward, &[])
+    }
+
+    /// As [`capture_result`](Self::capture_result) with more outputs behind those of `forward`: what these modules return, feature maps
     /// `[N, C, H, W]`, tokens `[N, L, C]`. For models whose children run through
     /// [`lenslet_nn::tap`]. Of a module that runs more than once, the last time counts.
     ///
@@ -54,7 +71,12 @@ impl Graph {
         forward: impl FnOnce(&M, Tensor<D>) -> O,
         taps: &[String],
     ) -> Result<Graph, GraphError> {
-        assemble(record::with_weights(model, input, forward)?, taps)
+        let reach = if taps.is_empty() {
+            Reach::Result
+        } else {
+            Reach::Whole
+        };
+        assemble(record::with_weights(reach, model, input, forward)?, taps)
     }
 
     /// The same without weights: `build` makes the model on the device it is given, and whatever

@@ -116,11 +116,12 @@ impl Recording {
 
 /// Records a model whose weights become the graph's constants.
 pub(super) fn with_weights<M: Module, O: Into<Outputs>, const D: usize>(
+    reach: tap::Reach,
     model: &M,
     input: [usize; D],
     forward: impl FnOnce(&M, Tensor<D>) -> O,
 ) -> Result<Recording, GraphError> {
-    record(input, forward, |device| {
+    record(reach, input, forward, |device| {
         let mut placeholders = Placeholders {
             device,
             data: HashMap::new(),
@@ -136,10 +137,13 @@ pub(super) fn without_weights<M: Module, O: Into<Outputs>, const D: usize>(
     input: [usize; D],
     forward: impl FnOnce(&M, Tensor<D>) -> O,
 ) -> Result<Recording, GraphError> {
-    record(input, forward, |device| (build(device), HashMap::new()))
+    record(tap::Reach::Whole, input, forward, |device| {
+        (build(device), HashMap::new())
+    })
 }
 
 fn record<M: Module, O: Into<Outputs>, const D: usize>(
+    reach: tap::Reach,
     input: [usize; D],
     forward: impl FnOnce(&M, Tensor<D>) -> O,
     place: impl FnOnce(&Device) -> (M, HashMap<TensorId, Data>),
@@ -156,7 +160,7 @@ fn record<M: Module, O: Into<Outputs>, const D: usize>(
             recording.names = namer.names;
             let x = Tensor::<D>::empty(input, &device);
             recording.input = id(&x);
-            let (Outputs(outputs), trace) = traced(&device, || forward(&model, x));
+            let (Outputs(outputs), trace) = traced(reach, &device, || forward(&model, x));
             recording.marks = trace.marks;
             recording.exits = trace.exits;
             recording.outputs = outputs;
@@ -191,7 +195,11 @@ struct Trace {
 }
 
 /// Runs a forward pass with a mark among the operations wherever a child starts or ends.
-fn traced<O: Into<Outputs>>(device: &Device, forward: impl FnOnce() -> O) -> (Outputs, Trace) {
+fn traced<O: Into<Outputs>>(
+    reach: tap::Reach,
+    device: &Device,
+    forward: impl FnOnce() -> O,
+) -> (Outputs, Trace) {
     let trace = Rc::new(RefCell::new(Trace::default()));
     let observer = {
         let (trace, device) = (trace.clone(), device.clone());
@@ -216,7 +224,7 @@ fn traced<O: Into<Outputs>>(device: &Device, forward: impl FnOnce() -> O) -> (Ou
             trace.marks.extend(mark.map(|mark| (mark, entered)));
         }
     };
-    let outputs = tap::trace(observer, || forward().into());
+    let outputs = tap::trace(reach, observer, || forward().into());
     (outputs, trace.take())
 }
 

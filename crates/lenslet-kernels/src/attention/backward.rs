@@ -73,6 +73,21 @@ impl Attention {
                     ld: 3 * width,
                 })
             }
+            AttentionGradients::JoinedKeys(dq, data) => {
+                dq.check("gradient of the queries", rows, width)?;
+                let numbers = elements([self.batch, self.keys, 2, width]);
+                expect_len("joined gradients", data.len(), numbers)?;
+                let start = data.as_mut_ptr();
+                let joined = [0, width].map(|col| Target {
+                    data: Out::at(start.wrapping_add(col)),
+                    ld: 2 * width,
+                });
+                let dq = Target {
+                    data: Out::at(dq.data.as_mut_ptr()),
+                    ld: dq.ld,
+                };
+                [dq, joined[0], joined[1]]
+            }
             AttentionGradients::Separate(matrices) => {
                 let [dq, dk, dv] = &matrices;
                 dq.check("gradient of the queries", rows, width)?;

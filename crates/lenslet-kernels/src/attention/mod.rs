@@ -74,6 +74,8 @@ impl<'a> ScoreBias<'a> {
 pub enum AttentionGradients<'a> {
     /// To one buffer, `[batch, length, 3 * heads * dim]`: in each row the queries', the keys', the values' gradient.
     Joined(&'a mut [f32]),
+    /// The queries' to a matrix, the others to one buffer, `[batch, keys, 2 * heads * dim]`: in each row the keys', the values' gradient.
+    JoinedKeys(MatrixMut<'a>, &'a mut [f32]),
     /// To a matrix each.
     Separate([MatrixMut<'a>; 3]),
 }

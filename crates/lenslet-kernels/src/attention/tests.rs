@@ -128,6 +128,17 @@ fn check(shape: &Attention, seed: u64) {
         {
             assert_close(name, got, want, tolerance);
         }
+        // The same numbers to a matrix and to one buffer.
+        let mut queries_alone = poisoned(q.len());
+        let mut others = poisoned(2 * k.len());
+        let joined =
+            AttentionGradients::JoinedKeys(MatrixMut::new(&mut queries_alone, width), &mut others);
+        shape.backward(saved, joined).unwrap();
+        assert!(queries_alone == dq);
+        for (i, row) in others.chunks(width).enumerate() {
+            let part = [&dk, &dv][i % 2];
+            assert_eq!(row, &part[i / 2 * width..(i / 2 + 1) * width]);
+        }
         if queries != keys {
             return;
         }

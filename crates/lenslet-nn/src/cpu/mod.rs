@@ -20,7 +20,7 @@ mod transposed;
 mod weighted;
 
 pub(crate) use activate::{activate, is_known_by_output};
-pub(crate) use attention::self_attention;
+pub(crate) use attention::{attention_to, self_attention};
 pub(crate) use combine::{add, concat, scale, to_nhwc};
 pub(crate) use conv::conv2d;
 pub(crate) use in_place::{change_in_place, sum_of_squares};
