@@ -77,6 +77,8 @@ pub(crate) struct Product<'a, R> {
 
 /// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
 const CHUNK: usize = 1 << 20;
+/// Floats of the right side of a chunk, where rows are so few that reading it takes longer than multiplying: 10 us from memory.
+const CHUNK_WEIGHTS: usize = 24 << 10;
 /// Rows of a chunk, give or take a half: their data and two slices of panels stay in the second cache level. The 197 tokens of an image
 /// are not cut.
 const CHUNK_ROWS: usize = 132;
@@ -108,13 +110,17 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// The cut that reads least, of those that come just to `chunks` chunks or above; there are fewer where the work or the panels are few.
+    /// The cut that reads least, of those that come to half of `chunks` chunks or more; there are fewer where the work or the panels are few.
     pub fn cut(self, chunks: usize) -> Cut {
         let work = self
             .rows
             .saturating_mul(self.k.max(1))
             .saturating_mul(self.n);
-        let wanted = (work / CHUNK).clamp(1, chunks);
+        let weights = self.k.saturating_mul(self.n);
+        let wanted = (work / CHUNK).max(weights / CHUNK_WEIGHTS);
+        let wanted = wanted.clamp(1, chunks);
+        // Half of them will do where more would read more.
+        let enough = wanted.min(chunks.div_ceil(2));
         let fewest = ((self.rows + CHUNK_ROWS / 2) / CHUNK_ROWS).max(1);
         // Down to two tiles.
         let most = self.rows.div_ceil(2 * self.tile_rows).max(fewest);
@@ -123,7 +129,7 @@ impl Size {
             panel_blocks: wanted.div_ceil(row_blocks).min(self.panels).max(1),
         });
         let fine =
-            |cut: &Cut| cut.row_blocks * cut.panel_blocks >= wanted || cut.row_blocks == most;
+            |cut: &Cut| cut.row_blocks * cut.panel_blocks >= enough || cut.row_blocks == most;
         let reads = |cut: &Cut| {
             cut.row_blocks * self.k * self.n + cut.panel_blocks * self.rows * self.per_tap
         };
@@ -438,13 +444,18 @@ mod tests {
         assert_eq!(size(49, 2048, 2048, 512).cut(8), cut(1, 8));
         assert_eq!(size(49, 4608, 512, 512).cut(8), cut(1, 8));
         assert_eq!(size(1, 25088, 25088, 4096).cut(8), cut(1, 8));
-        // Too few panels: the rows are cut finer, down to two tiles.
-        assert_eq!(size(49, 2048, 2048, 128).cut(8), cut(4, 2));
-        assert_eq!(size(49, 4096, 4096, 64).cut(8), cut(5, 1));
+        // One row is little work but as much to read.
+        assert_eq!(size(1, 1280, 1280, 1000).cut(8), cut(1, 8));
+        // Too few panels: half of the chunks are enough.
+        assert_eq!(size(49, 1152, 1152, 256).cut(8), cut(1, 4));
+        // Still fewer: the rows are cut finer, down to two tiles.
+        assert_eq!(size(49, 2048, 2048, 128).cut(8), cut(2, 2));
+        assert_eq!(size(49, 4096, 4096, 64).cut(8), cut(4, 1));
+        assert_eq!(size(49, 4096, 4096, 64).cut(32), cut(5, 1));
         for threads in 1..70 {
             let cut = size(784, 1152, 128, 512).cut(4 * threads);
             assert!(
-                cut.row_blocks * cut.panel_blocks >= 4 * threads.min(64),
+                cut.row_blocks * cut.panel_blocks >= 2 * threads.min(64),
                 "{cut:?}"
             );
         }
