@@ -22,48 +22,61 @@ impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // One loop per function, so that the choice is made once.
+        // One loop per function, so that the choice is made once. Eight vectors at a time keep both units busy where they fit the registers.
         match self.post.late {
-            Activation::Silu => self.run_with(s, Activation::Silu),
-            Activation::Gelu => self.run_with(s, Activation::Gelu),
-            Activation::HardSwish => self.run_with(s, Activation::HardSwish),
-            Activation::Sigmoid => self.run_with(s, Activation::Sigmoid),
-            other => self.run_with(s, other),
+            Activation::Silu if S::REGISTERS >= 32 => self.run_with::<S, 8>(s, Activation::Silu),
+            Activation::Silu => self.run_with::<S, 2>(s, Activation::Silu),
+            Activation::Sigmoid => self.run_with::<S, 2>(s, Activation::Sigmoid),
+            Activation::Gelu => self.run_with::<S, 2>(s, Activation::Gelu),
+            Activation::HardSwish => self.run_with::<S, 2>(s, Activation::HardSwish),
+            other => self.run_with::<S, 2>(s, other),
         }
     }
 }
 
 impl<R: Fn(usize) -> usize> Late<'_, R> {
     #[inline(always)]
-    fn run_with<S: Simd>(&self, s: S, activation: Activation) {
-        let whole = self.cols / S::LANES * S::LANES;
-        let rest = self.cols - whole;
+    fn run_with<S: Simd, const N: usize>(&self, s: S, activation: Activation) {
         let mut r = 0;
-        while r < self.rows {
-            let two = r + 1 < self.rows;
-            let rows = [self.row(r), self.row(if two { r + 1 } else { r })];
-            let mut col = 0;
-            // SAFETY: see the type's description.
-            unsafe {
-                if two {
-                    while col < whole {
-                        self.step::<S, 2, false>(s, activation, rows, col, S::LANES);
-                        col += S::LANES;
-                    }
-                    if rest > 0 {
-                        self.step::<S, 2, true>(s, activation, rows, col, rest);
-                    }
-                } else {
-                    while col < whole {
-                        self.step::<S, 1, false>(s, activation, [rows[0]], col, S::LANES);
-                        col += S::LANES;
-                    }
-                    if rest > 0 {
-                        self.step::<S, 1, true>(s, activation, [rows[0]], col, rest);
-                    }
-                }
-            }
+        while r + N <= self.rows {
+            self.some_rows::<S, N>(s, activation, r);
+            r += N;
+        }
+        // A depthwise convolution's tile has seven columns.
+        if N == 8 && r + 7 == self.rows {
+            return self.some_rows::<S, 7>(s, activation, r);
+        }
+        if N == 8 && r + 4 <= self.rows {
+            self.some_rows::<S, 4>(s, activation, r);
+            r += 4;
+        }
+        while r + 2 <= self.rows {
+            self.some_rows::<S, 2>(s, activation, r);
             r += 2;
+        }
+        if r < self.rows {
+            self.some_rows::<S, 1>(s, activation, r);
+        }
+    }
+
+    /// `N` rows, vector by vector.
+    #[inline(always)]
+    fn some_rows<S: Simd, const N: usize>(&self, s: S, activation: Activation, first: usize) {
+        let mut rows = [(std::ptr::null_mut(), std::ptr::null()); N];
+        for i in 0..N {
+            rows[i] = self.row(first + i);
+        }
+        let whole = self.cols / S::LANES * S::LANES;
+        let mut col = 0;
+        // SAFETY: see the type's description.
+        unsafe {
+            while col < whole {
+                self.step::<S, N, false>(s, activation, rows, col, S::LANES);
+                col += S::LANES;
+            }
+            if whole < self.cols {
+                self.step::<S, N, true>(s, activation, rows, col, self.cols - whole);
+            }
         }
     }
 

@@ -124,10 +124,11 @@ pub(crate) fn exps_below_zero<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S
     y
 }
 
-/// 1 + e^-x; the relative error of e^-x is 2e-7 near 0 and 1.3e-6 at -87, and its ends are 0 and infinity as far as the sum can tell.
+/// 1 + e^-x for x from `lowest` on, which is at least -89; the relative error of e^-x is 2e-7 near 0 and 1.3e-6 at -87. It ends at 1 as
+/// far as the sum can tell, and from -89 at infinity.
 #[inline(always)]
-fn one_plus_exp_neg<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
-    let x = each!(x, x => s.min(s.splat(87.0), s.max(s.splat(-89.0), x)));
+fn one_plus_exp_neg<S: Simd, const N: usize>(s: S, x: [S::V; N], lowest: f32) -> [S::V; N] {
+    let x = each!(x, x => s.min(s.splat(87.0), s.max(s.splat(lowest), x)));
     let (n, mut y) = pow2_parts(s, x, -std::f32::consts::LOG2_E);
     for i in 0..N {
         y[i] = s.scale_by_near_pow2(y[i], n[i]);
@@ -145,10 +146,10 @@ pub fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub fn sigmoids<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     let one = s.splat(1.0);
-    each!(one_plus_exp_neg(s, x), y => s.div(one, y))
+    each!(one_plus_exp_neg(s, x, -89.0), y => s.div(one, y))
 }
 
-/// x / (1 + e^-x), also called swish.
+/// x / (1 + e^-x), also called swish; x times 1.6e-38 below -87.
 #[inline(always)]
 pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
     silus(s, [x])[0]
@@ -157,11 +158,7 @@ pub fn silu<S: Simd>(s: S, x: S::V) -> S::V {
 /// [`silu`] of every vector of an array.
 #[inline(always)]
 pub fn silus<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
-    let mut y = one_plus_exp_neg(s, x);
-    for i in 0..N {
-        y[i] = s.div(x[i], y[i]);
-    }
-    y
+    s.quotients(x, one_plus_exp_neg(s, x, -87.0))
 }
 
 /// Hyperbolic tangent, with a small relative error around zero too.

@@ -257,6 +257,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b` lane by lane, within 2 units in the last place, for `b` from 1 to 2^126.
+    #[inline(always)]
+    fn quotients<const N: usize>(self, a: [Self::V; N], b: [Self::V; N]) -> [Self::V; N] {
+        let mut y = a;
+        for i in 0..N {
+            y[i] = self.div(a[i], b[i]);
+        }
+        y
+    }
     /// `a * b + c`
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `c - a * b`
