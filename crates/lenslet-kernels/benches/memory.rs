@@ -212,6 +212,7 @@ fn layer_norms(bench: &mut Bench) -> Result<(), KernelError> {
                 &x,
                 [&mean, &inv_std],
                 InOut::Separate(&dy, &mut dx),
+                None,
                 affine,
             )
         })?;

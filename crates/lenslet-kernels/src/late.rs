@@ -1,12 +1,14 @@
 //! The second pass of an epilogue, over rows just written: activations that take more than a clamp, and residuals behind them.
 
-use crate::epilogue::{Activation, Post, load};
+use crate::epilogue::{Activation, Post, load, store};
 use crate::simd::{Kernel, Simd};
 
 /// Some rows of an output: row `number(r)` of `y` for each `r`, from column `first_col` of the epilogue on.
 ///
-/// Whoever runs it promises that these rows are its own, and that they and the residual's are valid for `cols` floats.
-pub(crate) struct Late<'a, R> {
+/// Whoever runs it promises that these rows and the slopes' are its own, and that they and the residual's are valid for `cols` floats.
+///
+/// `SLOPES` says whether the activation's derivative is written too, for which the post must say where.
+pub(crate) struct Late<'a, R, const SLOPES: bool> {
     pub post: &'a Post,
     /// The output's first row, at the first column.
     pub y: *mut f32,
@@ -17,7 +19,19 @@ pub(crate) struct Late<'a, R> {
     pub number: R,
 }
 
-impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
+impl<R: Fn(usize) -> usize> Kernel for Late<'_, R, true> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        match self.post.late {
+            Activation::Gelu => self.run_with::<S, 2>(s, Activation::Gelu),
+            other => self.run_with::<S, 1>(s, other),
+        }
+    }
+}
+
+impl<R: Fn(usize) -> usize> Kernel for Late<'_, R, false> {
     type Output = ();
 
     #[inline(always)]
@@ -34,7 +48,10 @@ impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
     }
 }
 
-impl<R: Fn(usize) -> usize> Late<'_, R> {
+/// A row of the output, of the residual and of the slopes.
+type Row = (*mut f32, *const f32, *mut f32);
+
+impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
     #[inline(always)]
     fn run_with<S: Simd, const N: usize>(&self, s: S, activation: Activation) {
         let mut r = 0;
@@ -62,7 +79,8 @@ impl<R: Fn(usize) -> usize> Late<'_, R> {
     /// `N` rows, vector by vector.
     #[inline(always)]
     fn some_rows<S: Simd, const N: usize>(&self, s: S, activation: Activation, first: usize) {
-        let mut rows = [(std::ptr::null_mut(), std::ptr::null()); N];
+        let none: Row = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null_mut());
+        let mut rows = [none; N];
         for i in 0..N {
             rows[i] = self.row(first + i);
         }
@@ -80,14 +98,15 @@ impl<R: Fn(usize) -> usize> Late<'_, R> {
         }
     }
 
-    /// A row of the output and of the residual.
     #[inline(always)]
-    fn row(&self, r: usize) -> (*mut f32, *const f32) {
-        let row = (self.number)(r);
-        let residual = self.post.residual;
+    fn row(&self, r: usize) -> Row {
+        let (row, post) = ((self.number)(r), self.post);
         (
             self.y.wrapping_add(row * self.ld),
-            residual.wrapping_add(self.first_col + row * self.post.ld_residual),
+            post.residual
+                .wrapping_add(self.first_col + row * post.ld_residual),
+            post.slopes
+                .wrapping_add(self.first_col + row * post.ld_slopes),
         )
     }
 
@@ -97,7 +116,7 @@ impl<R: Fn(usize) -> usize> Late<'_, R> {
         &self,
         s: S,
         activation: Activation,
-        rows: [(*mut f32, *const f32); N],
+        rows: [Row; N],
         col: usize,
         n: usize,
     ) {
@@ -107,18 +126,22 @@ impl<R: Fn(usize) -> usize> Late<'_, R> {
             for i in 0..N {
                 x[i] = load::<S, PARTIAL>(s, rows[i].0.add(col), n);
             }
-            let mut y = activation.apply_all(s, x);
+            let mut y = if SLOPES {
+                let (y, slopes) = activation.apply_with_slopes(s, x);
+                for i in 0..N {
+                    store::<S, PARTIAL>(s, rows[i].2.add(col), n, slopes[i]);
+                }
+                y
+            } else {
+                activation.apply_all(s, x)
+            };
             if self.post.residual_late {
                 for i in 0..N {
                     y[i] = s.add(y[i], load::<S, PARTIAL>(s, rows[i].1.add(col), n));
                 }
             }
             for i in 0..N {
-                if PARTIAL {
-                    s.store_n(rows[i].0.add(col), n, y[i]);
-                } else {
-                    s.store(rows[i].0.add(col), y[i]);
-                }
+                store::<S, PARTIAL>(s, rows[i].0.add(col), n, y[i]);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::buffer::{Local, with_local};
 use crate::epilogue::Post;
+use crate::matrix::MatrixMut;
 use crate::moments;
 use crate::panels::Packed;
 use crate::pool::{likely_next, num_threads, parallel_for};
@@ -49,6 +50,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// A checked matrix.
+    pub fn of(matrix: MatrixMut<'_>) -> Self {
+        Output {
+            data: matrix.data.as_mut_ptr(),
+            ld: matrix.ld,
+        }
+    }
+
     /// The same from column `col` on.
     pub fn columns_from(self, col: usize) -> Self {
         Output {

@@ -318,6 +318,7 @@ fn layer_norm() {
         &x,
         [&mean, &inv_std],
         InOut::Separate(&dy, &mut dx),
+        None,
         [Some(&mut d_gamma), Some(&mut d_beta)],
     )
     .unwrap();

@@ -10,7 +10,7 @@ use lenslet_nn::{
     ConvTranspose2dConfig, GroupNorm, Init, Interpolation, LayerNormConfig, LinearConfig,
     LocalResponseNorm, MaxPool2d, ModulePath, MultiHeadAttentionConfig, Padding, Sequential,
     SqueezeExcitation, WeightInit, add, channel_shuffle, concat, conv_bn_act, flatten,
-    forward_sequential, resize, scale, to_nchw, to_nhwc,
+    forward_sequential, forward_tokens, resize, scale, to_nchw, to_nhwc,
 };
 
 /// Repeatable values in [-1, 1), different for each seed.
@@ -215,6 +215,33 @@ fn linear_layers() {
         |init| LinearConfig::new(24, 20).init(init),
         |m, x: Tensor<3>| m.forward(x),
     );
+}
+
+#[test]
+fn perceptrons_of_few_and_many_tokens() {
+    for (tokens, bias) in [(9, true), (101, true), (101, false)] {
+        for activation in ACTIVATIONS {
+            check(
+                &format!("linear layer, {activation:?}, linear layer on 2 x {tokens} tokens"),
+                [2, tokens, 24],
+                |init| -> Sequential {
+                    let mut linear = |from, to| {
+                        let config = LinearConfig::new(from, to).with_bias(bias);
+                        config.init(init)
+                    };
+                    vec![
+                        linear(24, 67).into(),
+                        activation.into(),
+                        linear(67, 24).into(),
+                    ]
+                },
+                |layers, x: Tensor<3>| {
+                    let x = x * 3.0;
+                    forward_tokens("mlp", layers, x.clone(), x)
+                },
+            );
+        }
+    }
 }
 
 #[test]

@@ -82,7 +82,8 @@ impl LayerNorm<'_> {
     }
 
     /// The gradients, given `x`, the statistics that the forward pass saved, and the output's gradient, which becomes
-    /// the input's: `dy_dx` holds the one and receives the other. `d_gamma` and `d_beta` are optional.
+    /// the input's: `dy_dx` holds the one and receives the other, on top of `onto` where the input has a gradient already. `d_gamma` and
+    /// `d_beta` are optional.
     ///
     /// # Errors
     ///
@@ -93,6 +94,7 @@ impl LayerNorm<'_> {
         x: &[f32],
         [mean, inv_std]: [&[f32]; 2],
         mut dy_dx: InOut<'_>,
+        onto: Option<&[f32]>,
         [d_gamma, d_beta]: [Option<&mut [f32]>; 2],
     ) -> Result<(), KernelError> {
         self.check()?;
@@ -102,6 +104,11 @@ impl LayerNorm<'_> {
         let (dy, dx) = dy_dx.check("gradients of output and input", len)?;
         expect_len("row means", mean.len(), rows)?;
         expect_len("row deviations", inv_std.len(), rows)?;
+        expect_len(
+            "the input's other gradient",
+            onto.map_or(len, <[f32]>::len),
+            len,
+        )?;
         for d in [&d_gamma, &d_beta].into_iter().flatten() {
             expect_len("gradient of gamma or beta", d.len(), channels)?;
         }
@@ -121,6 +128,7 @@ impl LayerNorm<'_> {
                     x: In::new(x),
                     dy,
                     dx,
+                    onto: In::optional(onto),
                     mean,
                     inv_std,
                     // SAFETY: each block has its own sums.
@@ -257,6 +265,7 @@ struct BackwardRows<'a> {
     x: In,
     dy: In,
     dx: Out,
+    onto: In,
     mean: &'a [f32],
     inv_std: &'a [f32],
     /// For gamma, then for beta.
@@ -413,7 +422,11 @@ impl BackwardRows<'_> {
             let x = self.x.get::<S, PARTIAL>(s, at + col, n);
             let normal = s.mul(s.sub(x, mean), inv_std);
             let d = s.sub(s.mul(dy, gamma), s.mul_add(normal, gx, g));
-            self.dx.put::<S, PARTIAL>(s, at + col, n, s.mul(inv_std, d));
+            let mut dx = s.mul(inv_std, d);
+            if self.onto.is_some() {
+                dx = s.add(dx, self.onto.get::<S, PARTIAL>(s, at + col, n));
+            }
+            self.dx.put::<S, PARTIAL>(s, at + col, n, dx);
         }
     }
 }

@@ -199,8 +199,12 @@ proptest! {
             norm.forward(rows, InOut::InPlace(&mut in_place), None).unwrap();
             assert_eq!(in_place, y);
             let (mut d_gamma, mut d_beta) = (poisoned(channels), poisoned(channels));
-            norm.backward(rows, &x, [&mean, &inv_std], InOut::Separate(&dy, &mut dx),
+            norm.backward(rows, &x, [&mean, &inv_std], InOut::Separate(&dy, &mut dx), None,
                 [Some(&mut d_gamma), Some(&mut d_beta)]).unwrap();
+            let mut onto = dy.clone();
+            norm.backward(rows, &x, [&mean, &inv_std], InOut::InPlace(&mut onto), Some(&x), [None, None]).unwrap();
+            let sum: Vec<f32> = dx.iter().zip(&x).map(|(dx, x)| dx + x).collect();
+            assert_eq!(onto, sum);
             assert_close("dx", &dx, &want_dx, 1e-4);
             assert_close("d gamma", &d_gamma, &want_gamma, 1e-5 * rows as f64);
             assert_close("d beta", &d_beta, &want_beta, 1e-5 * rows as f64);

@@ -293,18 +293,25 @@ impl CpuOp<3> for RowNorm {
         (y, (x, gamma, [mean, inv_std]), ())
     }
 
-    fn backward(
+    fn backward(&self, saved: Self::Saved, dy: Values, wanted: [bool; 3]) -> [Option<Values>; 3] {
+        self.backward_onto(saved, dy, wanted, &mut [None, None, None])
+    }
+
+    fn backward_onto(
         &self,
         (x, gamma, [mean, inv_std]): Self::Saved,
         dy: Values,
         _: [bool; 3],
+        others: &mut [Option<Values>; 3],
     ) -> [Option<Values>; 3] {
         let (rows, channels) = (self.rows(), self.channels());
         let (mut d_gamma, mut d_beta) = (vec![0.0; channels], vec![0.0; channels]);
+        let other = others[0].take();
+        let onto = other.as_ref().map(Values::data);
         let dx = dy.overwritten(&self.shape, |dy_dx| {
             let gradients = [Some(&mut d_gamma[..]), Some(&mut d_beta[..])];
             self.kernel(&gamma, None)
-                .backward(rows, x.data(), [&mean, &inv_std], dy_dx, gradients)
+                .backward(rows, x.data(), [&mean, &inv_std], dy_dx, onto, gradients)
                 .expect(CHECKED);
         });
         [
