@@ -51,7 +51,17 @@ impl Activation {
                 let y = vmath::tanh(s, x);
                 s.neg_mul_add(y, y, one)
             }
-            Activation::Gelu => vmath::gelus_with_slopes(s, [x]).1[0],
+            Activation::Gelu => {
+                // Phi(x) + x phi(x)
+                const INV_SQRT_2PI: f32 = 0.398_942_3;
+                let half = s.splat(0.5);
+                let e = vmath::erf(s, s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2)));
+                let cdf = s.mul_add(half, e, half);
+                // Beyond 14 the density is 0 anyway; the bound keeps the square finite.
+                let bounded = s.min(s.splat(14.0), s.max(s.splat(-14.0), x));
+                let density = vmath::exp(s, s.mul(s.mul(bounded, bounded), s.splat(-0.5)));
+                s.mul_add(s.mul(bounded, s.splat(INV_SQRT_2PI)), density, cdf)
+            }
             Activation::GeluTanh => {
                 // With t = tanh(a (x + b x^3)): (1 + t) / 2 + x / 2 (1 - t^2) a (1 + 3 b x^2); beyond 14, t is 1 or -1.
                 const A: f32 = 0.797_884_6;

@@ -2,7 +2,6 @@
 
 use crate::error::{KernelError, expect_len};
 use crate::moments::Moments;
-use crate::product::Output;
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::vmath;
 
@@ -70,23 +69,6 @@ impl Activation {
                 y
             }
         }
-    }
-
-    /// As [`Activation::apply_all`], with the derivative at every vector.
-    #[inline(always)]
-    pub(crate) fn apply_with_slopes<S: Simd, const N: usize>(
-        self,
-        s: S,
-        x: [S::V; N],
-    ) -> ([S::V; N], [S::V; N]) {
-        if self == Activation::Gelu {
-            return vmath::gelus_with_slopes(s, x);
-        }
-        let mut slopes = x;
-        for i in 0..N {
-            slopes[i] = self.derivative(s, x[i]);
-        }
-        (self.apply_all(s, x), slopes)
     }
 
     /// Applies the function to every element of a slice, on the calling thread.
@@ -216,20 +198,6 @@ impl<'a> Epilogue<'a> {
             },
             residual_late: after,
             moments: self.moments.map_or(std::ptr::null(), std::ptr::from_ref),
-            slopes: std::ptr::null_mut(),
-            ld_slopes: 0,
-        }
-    }
-
-    /// As [`Epilogue::raw`], with the derivative of the activation written to `slopes` at every element of the output.
-    pub(crate) fn raw_with_slopes(&self, slopes: Output) -> Post {
-        Post {
-            lo: f32::NEG_INFINITY,
-            hi: f32::INFINITY,
-            late: self.activation,
-            slopes: slopes.data,
-            ld_slopes: slopes.ld,
-            ..self.raw()
         }
     }
 }
@@ -243,19 +211,6 @@ impl<'a> Epilogue<'a> {
 pub(crate) unsafe fn load<S: Simd, const PARTIAL: bool>(s: S, p: *const f32, n: usize) -> S::V {
     // SAFETY: the caller's promise.
     unsafe { if PARTIAL { s.load_n(p, n) } else { s.load(p) } }
-}
-
-/// Stores a vector, of which the first `n` lanes count if `PARTIAL`.
-#[inline(always)]
-pub(crate) unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S::V) {
-    // SAFETY: the caller promises `n` writable floats, or LANES where not partial.
-    unsafe {
-        if PARTIAL {
-            s.store_n(p, n, x)
-        } else {
-            s.store(p, x)
-        }
-    }
 }
 
 /// An [`Epilogue`] whose slices are checked, as pointers (null for "none").
@@ -272,12 +227,9 @@ pub(crate) struct Post {
     pub late: Activation,
     pub residual_late: bool,
     pub moments: *const Moments,
-    /// Where the second pass of a matrix product writes the derivative of `late`; other kernels do not look at it.
-    pub slopes: *mut f32,
-    pub ld_slopes: usize,
 }
 
-// SAFETY: the pointers come from slices that outlive the job; all but the slopes are only read, and of those a chunk writes its part.
+// SAFETY: the pointers come from shared slices that outlive the job, and are only read.
 unsafe impl Send for Post {}
 // SAFETY: as above.
 unsafe impl Sync for Post {}
@@ -293,7 +245,6 @@ impl Post {
             scale: moved(self.scale),
             bias: moved(self.bias),
             residual: moved(self.residual),
-            slopes: moved(self.slopes).cast_mut(),
             ..*self
         }
     }
@@ -374,6 +325,6 @@ impl Post {
     }
 
     pub fn has_late_pass(&self) -> bool {
-        self.residual_late || self.late != Activation::None || !self.slopes.is_null()
+        self.residual_late || self.late != Activation::None
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::epilogue::{Epilogue, Post};
+use crate::epilogue::Epilogue;
 use crate::error::{KernelError, expect_rows};
 use crate::matrix::{Matrix, MatrixMut};
 use crate::outer::{Outer, Side, Span};
@@ -148,43 +148,25 @@ impl PackedMatrix {
     ) -> Result<(), KernelError> {
         c.check("output matrix", rows, self.n)?;
         epilogue.check(rows, self.n)?;
+        let output = Output {
+            data: c.data.as_mut_ptr(),
+            ld: c.ld,
+        };
         // SAFETY: the checks above cover every row and column that is written, and the epilogue's.
-        unsafe { self.run_to(rows, a, Output::of(c), epilogue.raw(), accumulate) }
-    }
-
-    /// c = epilogue(a b), and in `slopes`, of `c`'s shape, the derivative of the epilogue's activation where it was applied: what the
-    /// backward pass multiplies a gradient by.
-    ///
-    /// # Errors
-    ///
-    /// If a slice is too short or a row stride too small.
-    pub fn multiply_with_slopes(
-        &self,
-        rows: usize,
-        a: Matrix<'_>,
-        c: MatrixMut<'_>,
-        epilogue: &Epilogue<'_>,
-        slopes: MatrixMut<'_>,
-    ) -> Result<(), KernelError> {
-        c.check("output matrix", rows, self.n)?;
-        slopes.check("slopes", rows, self.n)?;
-        epilogue.check(rows, self.n)?;
-        let post = epilogue.raw_with_slopes(Output::of(slopes));
-        // SAFETY: the checks above cover every row and column that is written, and the epilogue's.
-        unsafe { self.run_to(rows, a, Output::of(c), post, false) }
+        unsafe { self.run_to(rows, a, output, epilogue, accumulate) }
     }
 
     /// The product, written to rows whose columns between may belong to other threads.
     ///
     /// # Safety
     ///
-    /// Output and post must cover the rows and columns; nobody else may read or write those of the output.
+    /// Output and epilogue must cover the rows and columns; nobody else may read or write those of the output.
     pub(crate) unsafe fn run_to(
         &self,
         rows: usize,
         a: Matrix<'_>,
         output: Output,
-        post: Post,
+        epilogue: &Epilogue<'_>,
         accumulate: bool,
     ) -> Result<(), KernelError> {
         a.check("left-hand matrix", rows, self.k)?;
@@ -197,7 +179,7 @@ impl PackedMatrix {
             taps: 1,
             weights: &self.packed,
             output,
-            post: Some(post),
+            post: Some(epilogue.raw()),
             accumulate,
             group_steps: [0, 0],
         };
@@ -242,7 +224,13 @@ pub fn product(
         });
     }
     let panels = Panels::new(isa(), n);
-    let (post, output) = (epilogue.raw(), Output::of(c));
+    let (post, output) = (
+        epilogue.raw(),
+        Output {
+            data: c.data.as_mut_ptr(),
+            ld: c.ld,
+        },
+    );
     // An empty sum is written too.
     let slices = k.div_ceil(SLICE_K).max(1);
     parallel_for(panels.count, |i| {

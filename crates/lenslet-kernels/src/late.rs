@@ -1,14 +1,12 @@
 //! The second pass of an epilogue, over rows just written: activations that take more than a clamp, and residuals behind them.
 
-use crate::epilogue::{Activation, Post, load, store};
+use crate::epilogue::{Activation, Post, load};
 use crate::simd::{Kernel, Simd};
 
 /// Some rows of an output: row `number(r)` of `y` for each `r`, from column `first_col` of the epilogue on.
 ///
-/// Whoever runs it promises that these rows and the slopes' are its own, and that they and the residual's are valid for `cols` floats.
-///
-/// `SLOPES` says whether the activation's derivative is written too, for which the post must say where.
-pub(crate) struct Late<'a, R, const SLOPES: bool> {
+/// Whoever runs it promises that these rows are its own, and that they and the residual's are valid for `cols` floats.
+pub(crate) struct Late<'a, R> {
     pub post: &'a Post,
     /// The output's first row, at the first column.
     pub y: *mut f32,
@@ -19,19 +17,7 @@ pub(crate) struct Late<'a, R, const SLOPES: bool> {
     pub number: R,
 }
 
-impl<R: Fn(usize) -> usize> Kernel for Late<'_, R, true> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        match self.post.late {
-            Activation::Gelu => self.run_with::<S, 2>(s, Activation::Gelu),
-            other => self.run_with::<S, 1>(s, other),
-        }
-    }
-}
-
-impl<R: Fn(usize) -> usize> Kernel for Late<'_, R, false> {
+impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -48,10 +34,7 @@ impl<R: Fn(usize) -> usize> Kernel for Late<'_, R, false> {
     }
 }
 
-/// A row of the output, of the residual and of the slopes.
-type Row = (*mut f32, *const f32, *mut f32);
-
-impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
+impl<R: Fn(usize) -> usize> Late<'_, R> {
     #[inline(always)]
     fn run_with<S: Simd, const N: usize>(&self, s: S, activation: Activation) {
         let mut r = 0;
@@ -79,8 +62,7 @@ impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
     /// `N` rows, vector by vector.
     #[inline(always)]
     fn some_rows<S: Simd, const N: usize>(&self, s: S, activation: Activation, first: usize) {
-        let none: Row = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null_mut());
-        let mut rows = [none; N];
+        let mut rows = [(std::ptr::null_mut(), std::ptr::null()); N];
         for i in 0..N {
             rows[i] = self.row(first + i);
         }
@@ -98,15 +80,14 @@ impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
         }
     }
 
+    /// A row of the output and of the residual.
     #[inline(always)]
-    fn row(&self, r: usize) -> Row {
-        let (row, post) = ((self.number)(r), self.post);
+    fn row(&self, r: usize) -> (*mut f32, *const f32) {
+        let row = (self.number)(r);
+        let residual = self.post.residual;
         (
             self.y.wrapping_add(row * self.ld),
-            post.residual
-                .wrapping_add(self.first_col + row * post.ld_residual),
-            post.slopes
-                .wrapping_add(self.first_col + row * post.ld_slopes),
+            residual.wrapping_add(self.first_col + row * self.post.ld_residual),
         )
     }
 
@@ -116,7 +97,7 @@ impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
         &self,
         s: S,
         activation: Activation,
-        rows: [Row; N],
+        rows: [(*mut f32, *const f32); N],
         col: usize,
         n: usize,
     ) {
@@ -126,22 +107,18 @@ impl<R: Fn(usize) -> usize, const SLOPES: bool> Late<'_, R, SLOPES> {
             for i in 0..N {
                 x[i] = load::<S, PARTIAL>(s, rows[i].0.add(col), n);
             }
-            let mut y = if SLOPES {
-                let (y, slopes) = activation.apply_with_slopes(s, x);
-                for i in 0..N {
-                    store::<S, PARTIAL>(s, rows[i].2.add(col), n, slopes[i]);
-                }
-                y
-            } else {
-                activation.apply_all(s, x)
-            };
+            let mut y = activation.apply_all(s, x);
             if self.post.residual_late {
                 for i in 0..N {
                     y[i] = s.add(y[i], load::<S, PARTIAL>(s, rows[i].1.add(col), n));
                 }
             }
             for i in 0..N {
-                store::<S, PARTIAL>(s, rows[i].0.add(col), n, y[i]);
+                if PARTIAL {
+                    s.store_n(rows[i].0.add(col), n, y[i]);
+                } else {
+                    s.store(rows[i].0.add(col), y[i]);
+                }
             }
         }
     }

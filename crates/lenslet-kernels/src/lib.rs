@@ -57,7 +57,7 @@ pub use conv::{
 pub use elementwise::{
     AdamW, ElementMap, Factor, Reduce, Saved, Scaling, Sgd, activation_backward,
     activation_forward, add_forward, add_scaled, dropout, dropout_mask, scale_in_place,
-    slopes_backward, sum_of_squares,
+    sum_of_squares,
 };
 pub use epilogue::{Activation, Epilogue, Residual, ResidualPosition};
 pub use error::KernelError;

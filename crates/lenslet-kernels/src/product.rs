@@ -2,7 +2,6 @@
 
 use crate::buffer::{Local, with_local};
 use crate::epilogue::Post;
-use crate::matrix::MatrixMut;
 use crate::moments;
 use crate::panels::Packed;
 use crate::pool::{likely_next, num_threads, parallel_for};
@@ -50,14 +49,6 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// A checked matrix.
-    pub fn of(matrix: MatrixMut<'_>) -> Self {
-        Output {
-            data: matrix.data.as_mut_ptr(),
-            ld: matrix.ld,
-        }
-    }
-
     /// The same from column `col` on.
     pub fn columns_from(self, col: usize) -> Self {
         Output {

@@ -5,7 +5,7 @@
 //! row-major matrix. On AVX-512 the tile is 6 rows by 4 vectors or 8 by 3: more than 8 rows collide in the first cache level where
 //! the row stride is a power of two.
 
-use crate::epilogue::{Post, load, store};
+use crate::epilogue::{Post, load};
 use crate::late::Late;
 use crate::simd::{Isa, Kernel, Simd};
 
@@ -198,25 +198,16 @@ struct Asks {
     pace: usize,
 }
 
-/// Asks for the cache lines of a row that a tile will write, of its slopes and of the residual.
+/// Asks for the cache lines of a row that a tile will write, and those of the residual.
 #[inline(always)]
 fn ask_for_row<S: Simd, const NV: usize>(s: S, t: &Tile<'_>, output: usize) {
     for v in 0..NV {
         s.prefetch(t.c.wrapping_add(output * t.ldc + v * S::LANES));
     }
-    let Some(post) = t.post else { return };
-    if post.reads_residual() {
+    if let Some(post) = t.post.filter(|post| post.reads_residual()) {
         let row = post
             .residual
             .wrapping_add(t.first_col + output * post.ld_residual);
-        for v in 0..NV {
-            s.prefetch(row.wrapping_add(v * S::LANES));
-        }
-    }
-    if !post.slopes.is_null() {
-        let row = post
-            .slopes
-            .wrapping_add(t.first_col + output * post.ld_slopes);
         for v in 0..NV {
             s.prefetch(row.wrapping_add(v * S::LANES));
         }
@@ -409,6 +400,19 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
+/// Stores a vector, of which the first `n` lanes count if `PARTIAL`.
+#[inline(always)]
+unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S::V) {
+    // SAFETY: the caller promises `n` writable floats, or LANES where not partial.
+    unsafe {
+        if PARTIAL {
+            s.store_n(p, n, x)
+        } else {
+            s.store(p, x)
+        }
+    }
+}
+
 /// Applies the second pass of an epilogue to rows just written.
 ///
 /// # Safety
@@ -417,30 +421,9 @@ unsafe fn step<S: Simd, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn run_late<S: Simd>(s: S, rows: usize, tile: &Tile<'_>, outputs: *const usize) {
     let Some(post) = tile.post else { return };
-    if post.slopes.is_null() {
-        // SAFETY: the caller's promise.
-        s.vectorize(unsafe { late::<false>(rows, tile, post, outputs) });
-    } else {
-        // SAFETY: the caller's promise.
-        s.vectorize(unsafe { late::<true>(rows, tile, post, outputs) });
-    }
-}
-
-/// The second pass over some rows.
-///
-/// # Safety
-///
-/// As for [`run_tile`].
-#[inline(always)]
-unsafe fn late<'a, const SLOPES: bool>(
-    rows: usize,
-    tile: &Tile<'a>,
-    post: &'a Post,
-    outputs: *const usize,
-) -> Late<'a, impl Fn(usize) -> usize, SLOPES> {
     // SAFETY: the caller's promise.
-    let numbers: &'a [usize] = unsafe { std::slice::from_raw_parts(outputs, rows) };
-    Late {
+    let numbers = unsafe { std::slice::from_raw_parts(outputs, rows) };
+    s.vectorize(Late {
         post,
         y: tile.c,
         ld: tile.ldc,
@@ -448,5 +431,5 @@ unsafe fn late<'a, const SLOPES: bool>(
         cols: tile.cols,
         rows,
         number: |r: usize| numbers[r],
-    }
+    });
 }

@@ -249,31 +249,6 @@ pub fn gelus<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> [S::V; N] {
     e
 }
 
-/// [`gelu`] of every vector of an array, and its derivative Phi(x) + x phi(x).
-#[inline(always)]
-pub(crate) fn gelus_with_slopes<S: Simd, const N: usize>(
-    s: S,
-    x: [S::V; N],
-) -> ([S::V; N], [S::V; N]) {
-    const INV_SQRT_2PI: f32 = 0.398_942_3;
-    let half = s.splat(0.5);
-    let e = erfs(
-        s,
-        each!(x, x => s.mul(x, s.splat(std::f32::consts::FRAC_1_SQRT_2))),
-    );
-    // Beyond 14 the density is 0 anyway; the bound keeps the square finite.
-    let bounded = each!(x, x => s.min(s.splat(14.0), s.max(s.splat(-14.0), x)));
-    let mut slopes = exps_below_zero(s, each!(bounded, x => s.mul(s.mul(x, x), s.splat(-0.5))));
-    let mut y = x;
-    for i in 0..N {
-        let half_x = s.mul(x[i], half);
-        y[i] = s.mul_add(half_x, e[i], half_x);
-        let cdf = s.mul_add(half, e[i], half);
-        slopes[i] = s.mul_add(s.mul(bounded[i], s.splat(INV_SQRT_2PI)), slopes[i], cdf);
-    }
-    (y, slopes)
-}
-
 /// The tanh approximation of GELU (PyTorch's `approximate="tanh"`).
 #[inline(always)]
 pub fn gelu_tanh<S: Simd>(s: S, x: S::V) -> S::V {

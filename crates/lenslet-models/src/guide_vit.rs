@@ -99,7 +99,7 @@ impl GuideVitBlock {
         let x = if only_first { x.narrow(1, 0, 1) } else { x };
         let x = add(x, y);
         let y = tap("norm2", || self.norm2.forward(x.clone()));
-        forward_tokens("mlp", &self.mlp, y, x)
+        add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
     }
 }
 

@@ -199,18 +199,14 @@ impl EncoderLayer {
     /// Tokens `[N, L, C]` to as many, or to the first one, `[N, 1, C]`.
     fn forward(&self, x: Tensor<3>, only_first: bool) -> Tensor<3> {
         let y = tap("ln_1", || self.ln_1.forward(x.clone()));
-        let attention = &self.self_attention;
-        let x = if only_first {
-            let y = tap("self_attention", || attention.forward_first(y));
-            add(self.dropout.forward(y), x.narrow(1, 0, 1))
-        } else if self.dropout.is_identity(&y) {
-            attention.forward_onto("self_attention", y, x)
-        } else {
-            let y = tap("self_attention", || attention.forward(y));
-            add(self.dropout.forward(y), x)
-        };
+        let y = tap("self_attention", || match only_first {
+            true => self.self_attention.forward_first(y),
+            false => self.self_attention.forward(y),
+        });
+        let x = if only_first { x.narrow(1, 0, 1) } else { x };
+        let x = add(self.dropout.forward(y), x);
         let y = tap("ln_2", || self.ln_2.forward(x.clone()));
-        forward_tokens("mlp", &self.mlp, y, x)
+        add(tap("mlp", || forward_tokens(&self.mlp, y)), x)
     }
 }
 

@@ -5,8 +5,8 @@ use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 
 use crate::linear::linear;
-use crate::tap::{is_recording, tap};
-use crate::{BiasInit, Init, Linear, LinearConfig, WeightInit, add, cpu};
+use crate::tap::tap;
+use crate::{BiasInit, Init, Linear, LinearConfig, WeightInit, cpu};
 
 /// Scaled dot-product attention of tokens among themselves (Vaswani et al., 2017, section 3.2):
 /// `[N, L, 3 * C]`, the queries, keys and values side by side, to `[N, L, C]`.
@@ -109,21 +109,10 @@ pub struct MultiHeadAttention {
 impl MultiHeadAttention {
     /// `[N, L, C]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.attend(x);
-        tap("out_proj", || self.out_proj.forward(x))
-    }
-
-    /// What [`forward`](Self::forward) gives, on top of `residual`, for the child `name`.
-    pub fn forward_onto(&self, name: &str, x: Tensor<3>, residual: Tensor<3>) -> Tensor<3> {
-        if is_recording() {
-            return add(tap(name, || self.forward(x)), residual);
-        }
-        self.out_proj.forward_onto(self.attend(x), residual)
-    }
-
-    fn attend(&self, x: Tensor<3>) -> Tensor<3> {
         let (weight, bias) = (self.in_proj_weight.val(), self.in_proj_bias.val());
-        self_attention(linear(x, weight, Some(bias), None), self.heads, None)
+        let qkv = linear(x, weight, Some(bias), None);
+        let x = self_attention(qkv, self.heads, None);
+        tap("out_proj", || self.out_proj.forward(x))
     }
 
     /// `[N, L, C]` to what [`forward`](Self::forward) gives for the first token, `[N, 1, C]`.

@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
-use crate::{Activation, BiasInit, Init, WeightInit, add, cpu};
+use crate::{Activation, BiasInit, Init, WeightInit, cpu};
 
 /// What `torch.nn.Linear` takes.
 #[derive(Debug, Clone)]
@@ -79,7 +79,7 @@ impl Linear {
         self.forward_activated(x, None)
     }
 
-    /// The same with an activation behind it; forward, it costs no pass of its own.
+    /// The same with an activation behind it, which costs no pass of its own where its derivative can be had from its value.
     pub fn forward_activated<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -87,15 +87,6 @@ impl Linear {
     ) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
         linear(x, self.weight.val(), bias, activation)
-    }
-
-    /// The layer's output on top of `residual`, which has its shape.
-    pub fn forward_onto<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
-        let together = self
-            .bias
-            .as_ref()
-            .and_then(|bias| cpu::linear_onto(&x, &self.weight.val(), &bias.val(), &residual));
-        together.unwrap_or_else(|| add(self.forward(x), residual))
     }
 }
 
@@ -106,8 +97,9 @@ pub(crate) fn linear<const D: usize>(
     bias: Option<Tensor<1>>,
     activation: Option<Activation>,
 ) -> Tensor<D> {
-    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), activation) {
-        return y;
+    let (fused, after) = Activation::split(activation);
+    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), fused) {
+        return Activation::apply(after, y);
     }
     let mut shape = x.dims();
     let [out_features, in_features] = weight.dims();

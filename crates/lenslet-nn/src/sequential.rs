@@ -121,7 +121,7 @@ pub fn forward_range(layers: &[Layer], range: Range<usize>, x: Tensor<4>) -> Ten
 }
 
 /// Runs the child `name`, layers in a row, and adds `residual` to what they give: inside the
-/// fused unit where they end in a convolution and its batch norm, or in a linear layer.
+/// fused unit where they end in a convolution and its batch norm.
 pub fn forward_branch(
     name: &str,
     layers: &[Layer],
@@ -168,19 +168,6 @@ fn forward_residual(
                 x = linear.forward_activated(x, Some(layer.kind));
                 2
             }
-            [Layer::Linear(linear), rest @ ..]
-                if residual.is_some()
-                    && !is_recording()
-                    && match rest {
-                        [] => true,
-                        [Layer::Dropout(dropout)] => dropout.is_identity(&x),
-                        _ => false,
-                    } =>
-            {
-                let added = residual.take().expect("just seen");
-                x = linear.forward_onto(x, added);
-                1 + rest.len()
-            }
             [Layer::Sequential(last)] => {
                 let added = residual.take();
                 x = tap(i, || forward_residual(last, 0..last.len(), x, added));
@@ -206,25 +193,12 @@ pub fn forward_head(layers: &[Layer], range: Range<usize>, x: Tensor<2>) -> Tens
     y.reshape([n, features])
 }
 
-/// Runs the child `name`, layers in a row, on tokens `[N, L, features]` and adds `residual` to what they give.
-pub fn forward_tokens(
-    name: &str,
-    layers: &[Layer],
-    x: Tensor<3>,
-    residual: Tensor<3>,
-) -> Tensor<3> {
-    let [n, length, features] = residual.dims();
-    let map = |x: Tensor<3>| {
-        let [n, length, features] = x.dims();
-        x.reshape([n, 1, length, features])
-    };
-    let tokens = |x: Tensor<4>| x.reshape([n, length, features]);
-    if is_recording() {
-        let y = tap(name, || tokens(forward_sequential(layers, map(x))));
-        return add(y, residual);
-    }
-    let y = forward_residual(layers, 0..layers.len(), map(x), Some(map(residual)));
-    tokens(y)
+/// Runs the layers one after the other on tokens `[N, L, features]`.
+pub fn forward_tokens(layers: &[Layer], x: Tensor<3>) -> Tensor<3> {
+    let [n, length, features] = x.dims();
+    let y = forward_sequential(layers, x.reshape([n, 1, length, features]));
+    let features = y.dims()[3];
+    y.reshape([n, length, features])
 }
 
 /// `torchvision.ops.Conv2dNormActivation`: a convolution without a bias, a batch norm and, where

@@ -237,7 +237,7 @@ fn perceptrons_of_few_and_many_tokens() {
                 },
                 |layers, x: Tensor<3>| {
                     let x = x * 3.0;
-                    forward_tokens("mlp", layers, x.clone(), x)
+                    add(forward_tokens(layers, x.clone()), x)
                 },
             );
         }
@@ -270,6 +270,16 @@ fn norms() {
             shape,
             |init| LayerNormConfig::new(channels).init(init),
             |m, x| m.forward(x),
+        );
+        // The shortcut's gradient comes first, and the norm adds its own to it.
+        check(
+            "layer norm beside a shortcut",
+            shape,
+            |init| LayerNormConfig::new(channels).init(init),
+            |m, x| {
+                let x = Activation::Tanh.forward(x);
+                add(m.forward(x.clone()), x)
+            },
         );
     }
     check(

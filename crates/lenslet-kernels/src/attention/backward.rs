@@ -217,8 +217,7 @@ impl Backward<'_> {
                 let factors = Matrix::new(factors, queries);
                 let to = target.at(first, col);
                 // SAFETY: `backward` checked that the targets hold all rows and columns; this head's columns are this thread's own.
-                unsafe { packed.run_to(rows, factors, to, Epilogue::NONE.raw(), false) }
-                    .expect(CHECKED);
+                unsafe { packed.run_to(rows, factors, to, &Epilogue::NONE, false) }.expect(CHECKED);
             }
             let factors = Matrix::new(slopes, queries);
             if tile.start == 0 {

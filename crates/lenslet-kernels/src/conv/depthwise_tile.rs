@@ -114,7 +114,7 @@ impl<const K: usize, const ST: usize, const CV: usize> Kernel for StripKernel<'_
                 }
             }
             if strip.post.has_late_pass() {
-                s.vectorize(Late::<_, false> {
+                s.vectorize(Late {
                     post: strip.post,
                     y: strip.out.data.wrapping_add(strip.c),
                     ld: strip.out.ld,

@@ -325,7 +325,7 @@ impl<const M: usize, const NV: usize, const ST: usize> Kernel for StripKernel<'_
                 }
             }
             if post.has_late_pass() {
-                s.vectorize(Late::<_, false> {
+                s.vectorize(Late {
                     post,
                     y: strip.y.data.wrapping_add(panel.col),
                     ld: strip.y.ld,

@@ -1,6 +1,6 @@
 //! Activations over whole buffers, forward and backward, and the sum of two buffers with one.
 
-use crate::columns::{ColumnMap, ColumnTerms, Layout, channel_sums, map_columns};
+use crate::columns::{ColumnMap, Layout, map_columns};
 use crate::derivative::{Known, with_known};
 use crate::epilogue::Activation;
 use crate::error::{KernelError, expect_len};
@@ -82,34 +82,6 @@ pub fn activation_backward(
     Ok(())
 }
 
-/// dx = dy * slopes over rows of `sums.len()` columns, and dx summed over the rows: with the slopes of
-/// [`PackedMatrix::multiply_with_slopes`](crate::PackedMatrix::multiply_with_slopes), the gradients of the product and of its bias.
-///
-/// # Errors
-///
-/// If the slices have different lengths, or are not of whole rows.
-pub fn slopes_backward(
-    slopes: &[f32],
-    mut dy_dx: InOut<'_>,
-    sums: &mut [f32],
-) -> Result<(), KernelError> {
-    let (len, cols) = (slopes.len(), sums.len());
-    let rows = len / cols.max(1);
-    expect_len("slopes of whole rows", len, rows * cols)?;
-    let (dy, dx) = dy_dx.check("gradients of output and input", len)?;
-    let terms = Slopes {
-        slopes: In::new(slopes),
-        dy,
-        dx: dx.cached(),
-    };
-    // SAFETY: the checks above cover the layout's elements; there are no parameters.
-    let totals = unsafe { channel_sums(&Layout::new(rows, cols), cols, &terms) };
-    for (sum, [total, _]) in sums.iter_mut().zip(totals) {
-        *sum = total as f32;
-    }
-    Ok(())
-}
-
 /// Runs a map without parameters whose buffers all have `len` elements.
 fn run<M: ColumnMap>(len: usize, map: &M) {
     // SAFETY: the callers in this module have checked the buffers.
@@ -173,36 +145,6 @@ impl<const KIND: u8> ColumnMap for Backward<KIND> {
                 self.activation.get().derivative(s, x)
             };
             self.dx.put::<S, PARTIAL>(s, at, n, s.mul(dy, slope));
-        }
-    }
-}
-
-struct Slopes {
-    slopes: In,
-    dy: In,
-    dx: Out,
-}
-
-impl ColumnTerms for Slopes {
-    type Params<S: Simd> = ();
-
-    #[inline(always)]
-    unsafe fn params<S: Simd, const PARTIAL: bool>(&self, _: S, _: usize, _: usize, _: usize) {}
-
-    #[inline(always)]
-    unsafe fn terms<S: Simd, const PARTIAL: bool>(
-        &self,
-        s: S,
-        (): (),
-        at: usize,
-        n: usize,
-    ) -> [S::V; 2] {
-        // SAFETY: the caller's promise; every element is asked for once.
-        unsafe {
-            let dy = self.dy.get::<S, PARTIAL>(s, at, n);
-            let dx = s.mul(dy, self.slopes.get::<S, PARTIAL>(s, at, n));
-            self.dx.put::<S, PARTIAL>(s, at, n, dx);
-            [dx, s.zero()]
         }
     }
 }

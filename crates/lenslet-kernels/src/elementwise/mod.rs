@@ -6,9 +6,7 @@ mod scale;
 mod strided;
 mod update;
 
-pub use activation::{
-    Saved, activation_backward, activation_forward, add_forward, slopes_backward,
-};
+pub use activation::{Saved, activation_backward, activation_forward, add_forward};
 pub use dropout::{dropout, dropout_mask};
 pub use scale::{Factor, Scaling};
 pub use strided::{ElementMap, Reduce};

@@ -50,26 +50,6 @@ proptest! {
     }
 
     #[test]
-    fn gradients_by_slopes_match_the_reference(rows in 0usize..300, cols in 1usize..200, seed: u64) {
-        let len = rows * cols;
-        let (slopes, dy) = (random(len, seed), random(len, seed ^ 1));
-        let want: Vec<f64> = slopes.iter().zip(&dy).map(|(&slope, &dy)| f(slope) * f(dy)).collect();
-        let mut want_sums = vec![0.0; cols];
-        want.iter().enumerate().for_each(|(i, dx)| want_sums[i % cols] += dx);
-        with_each_isa(|_| {
-            let (mut dx, mut sums) = (poisoned(len), poisoned(cols));
-            slopes_backward(&slopes, InOut::Separate(&dy, &mut dx), &mut sums).unwrap();
-            assert_close("dx", &dx, &want, 1e-6);
-            assert_close("sums", &sums, &want_sums, 1e-6 * (1.0 + rows as f64));
-            let (mut in_place, mut again) = (dy.clone(), poisoned(cols));
-            slopes_backward(&slopes, InOut::InPlace(&mut in_place), &mut again).unwrap();
-            assert_eq!((in_place, again), (dx, sums));
-        });
-        let refused = slopes_backward(&slopes[..len - 1.min(len)], InOut::InPlace(&mut dy.clone()), &mut vec![0.0; cols]);
-        assert_eq!(refused.is_err(), len > 0);
-    }
-
-    #[test]
     fn scalings_match_the_reference(samples in 1usize..5, pixels in 1usize..60, channels in 1usize..150, kind in 0usize..3, seed: u64) {
         let shape = Scaling { samples, pixels, channels };
         let len = samples * pixels * channels;

@@ -1,9 +1,6 @@
 use super::*;
 use crate::epilogue::{Activation, Residual, ResidualPosition};
-use crate::testing::{
-    ALL_ACTIVATIONS, activate, activate_derivative, assert_close, poisoned, random, sum_tolerance,
-    with_each_isa,
-};
+use crate::testing::{activate, assert_close, poisoned, random, sum_tolerance, with_each_isa};
 use proptest::prelude::*;
 
 /// a [m, k] times b(k, n), in f64.
@@ -60,48 +57,6 @@ proptest! {
             packed.multiply_add(m, a, MatrixMut::new(&mut c, ldc)).unwrap();
             let twice: Vec<f64> = want.iter().map(|x| 2.0 * x).collect();
             assert_close("added product", &compact(&c, m, n, ldc), &twice, 2.0 * sum_tolerance(k));
-        });
-    }
-
-    #[test]
-    fn slopes_match_the_reference(
-        m in 1usize..30, k in 1usize..40, n in 1usize..140, pads in [0usize..5, 0usize..5], kind in 0usize..11, seed: u64,
-    ) {
-        let activation = ALL_ACTIVATIONS[kind];
-        // Of the others, the derivative at a corner depends on rounding.
-        let smooth = [
-            Activation::None, Activation::Silu, Activation::Sigmoid, Activation::Tanh, Activation::Gelu, Activation::GeluTanh,
-        ];
-        let (ldc, ld_slopes) = (n + pads[0], n + pads[1]);
-        let (a, b, bias, other) = (random(m * k, seed), random(k * n, seed ^ 1), random(n, seed ^ 2), random(m * n, seed ^ 3));
-        let a = Matrix::new(&a, k);
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            activation,
-            residual: (seed % 3 > 0).then_some(Residual {
-                data: &other,
-                ld: n,
-                position: if seed % 3 == 1 { ResidualPosition::BeforeActivation } else { ResidualPosition::AfterActivation },
-            }),
-            ..Epilogue::NONE
-        };
-        let before = if seed % 3 == 1 { 1.0 } else { 0.0 };
-        let mut x = reference(m, k, n, a, |l, j| b[l * n + j]);
-        for (i, x) in x.iter_mut().enumerate() {
-            *x += f64::from(bias[i % n]) + before * f64::from(other[i]);
-        }
-        let want: Vec<f64> = x.iter().map(|&x| activate_derivative(activation, x)).collect();
-        with_each_isa(|_| {
-            let packed = PackedMatrix::new(Matrix::new(&b, n), Order::RowMajor, k, n).unwrap();
-            let (mut plain, mut c, mut slopes) = (poisoned(m * ldc), poisoned(m * ldc), poisoned(m * ld_slopes));
-            packed.multiply(m, a, MatrixMut::new(&mut plain, ldc), &epilogue).unwrap();
-            let out = MatrixMut::new(&mut slopes, ld_slopes);
-            packed.multiply_with_slopes(m, a, MatrixMut::new(&mut c, ldc), &epilogue, out).unwrap();
-            assert_eq!(compact(&c, m, n, ldc), compact(&plain, m, n, ldc));
-            let slopes = compact(&slopes, m, n, ld_slopes);
-            if smooth.contains(&activation) {
-                assert_close("slopes", &slopes, &want, 2e-6 + 2.0 * sum_tolerance(k));
-            }
         });
     }
 

@@ -1,9 +1,7 @@
 //! Element-wise activations.
 
 use burn::tensor::Tensor;
-use lenslet_kernels::{
-    Activation, InOut, Saved, activation_backward, activation_forward, slopes_backward,
-};
+use lenslet_kernels::{Activation, InOut, Saved, activation_backward, activation_forward};
 
 use super::op::{CpuOp, Values, input, label, run};
 use super::{CHECKED, kernel_activation};
@@ -67,24 +65,6 @@ fn gradient(activation: Activation, saved: Saved<'_>, shape: &[usize], dy: Value
 /// Whether the operation in front can apply the activation, and keep its own output alone.
 pub(crate) fn is_known_by_output(activation: crate::Activation) -> bool {
     kernel_activation(activation).derivative_from_output_exists()
-}
-
-/// The gradient of what came before an activation that the operation in front has applied, given the activation's derivative; and that
-/// gradient summed over all but the last dimension.
-pub(super) fn gradient_by_slopes(slopes: &Values, dy: Values) -> (Values, Values) {
-    let shape = slopes.shape();
-    let cols = shape.last().copied().unwrap_or(1);
-    let mut sums = vec![0.0; cols];
-    let dx = timed(
-        || label("activation", shape),
-        Way::Backward,
-        || {
-            dy.overwritten(shape, |dy_dx| {
-                slopes_backward(slopes.data(), dy_dx, &mut sums).expect(CHECKED);
-            })
-        },
-    );
-    (dx, Values::new(sums, &[cols]))
 }
 
 /// The gradient of what came before an activation that the operation in front has applied, given that operation's output.

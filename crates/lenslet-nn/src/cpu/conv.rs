@@ -11,7 +11,7 @@ use lenslet_kernels::{
 
 use super::norm::BatchMoments;
 use super::op::{Values, input};
-use super::weighted::{Forwarded, Weighted, added, run_weighted};
+use super::weighted::{Weighted, added, run_weighted};
 use super::{CHECKED, kernel_activation};
 use crate::timing::Label;
 
@@ -105,7 +105,7 @@ impl Weighted for Conv {
         x: &Values,
         weight: &Values,
         bias: Option<&Values>,
-    ) -> Forwarded<BatchMoments> {
+    ) -> (Values, BatchMoments) {
         let shape = &self.shape;
         let [oh, ow] = shape.output_size().expect(CHECKED);
         let moments = self.moments.then(Moments::new);
@@ -118,7 +118,7 @@ impl Weighted for Conv {
         let y = Values::written(&[shape.n, oh, ow, channels], |y| {
             pass(shape, Pass::Forward, weight, x, y, channels, &epilogue);
         });
-        Forwarded::plain(y, moments.and_then(|m| m.finish(channels).ok()))
+        (y, moments.and_then(|m| m.finish(channels).ok()))
     }
 
     fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {

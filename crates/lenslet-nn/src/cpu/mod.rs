@@ -24,7 +24,7 @@ pub(crate) use attention::{attention_to, self_attention};
 pub(crate) use combine::{add, concat, scale, to_nhwc};
 pub(crate) use conv::conv2d;
 pub(crate) use in_place::{change_in_place, sum_of_squares};
-pub(crate) use linear::{linear, linear_onto};
+pub(crate) use linear::linear;
 pub(crate) use loss::{cross_entropy, known_loss};
 pub(crate) use norm::{BatchMoments, Normalise, batch_norm, layer_norm, local_response_norm};
 pub(crate) use op::input;

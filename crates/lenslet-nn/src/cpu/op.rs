@@ -152,13 +152,6 @@ pub(crate) enum Input {
     Tracked(Tracked),
 }
 
-impl Input {
-    /// Whether gradients may be asked for.
-    pub fn is_tracked(&self) -> bool {
-        matches!(self, Input::Tracked(_))
-    }
-}
-
 /// The tensor as this backend holds it; `None` for another device, type of number or strategy.
 pub(crate) fn input<const D: usize>(tensor: &Tensor<D>) -> Option<Input> {
     if tensor.dtype() != DType::F32 {

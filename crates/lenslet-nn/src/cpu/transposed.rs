@@ -6,7 +6,7 @@ use lenslet_kernels::{Conv2d, ConvTranspose2d, Epilogue, Matrix, Pass, column_su
 use super::CHECKED;
 use super::conv::{pass, weight_gradient};
 use super::op::{Values, input};
-use super::weighted::{Forwarded, Weighted, added, run_weighted};
+use super::weighted::{Weighted, added, run_weighted};
 use crate::timing::Label;
 
 /// `[N, H, W, in]` and `[in, out, k, k]` to `[N, H', W', out]`, without padding.
@@ -62,7 +62,7 @@ impl Weighted for Transposed {
         }
     }
 
-    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> Forwarded<()> {
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, ()) {
         let shape = &self.0;
         let epilogue = Epilogue {
             bias: bias.map(Values::data),
@@ -72,7 +72,7 @@ impl Weighted for Transposed {
         let y = Values::written(&[shape.n, shape.h, shape.w, shape.c_in], |y| {
             pass(shape, way, weight, x, y, shape.c_in, &epilogue);
         });
-        Forwarded::plain(y, ())
+        (y, ())
     }
 
     fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {

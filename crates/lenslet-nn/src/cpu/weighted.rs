@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use burn::tensor::Tensor;
 use lenslet_kernels::{Activation, Epilogue, Residual, ResidualPosition};
 
-use super::activate::{gradient_by_output, gradient_by_slopes};
+use super::activate::gradient_by_output;
 use super::op::{CpuOp, Input, Values, run};
 use crate::timing::{Label, Way, timed};
 
@@ -15,37 +15,17 @@ pub(super) trait Weighted: Clone + Debug + Send + 'static {
     /// What the forward pass gives beside its output.
     type Extra;
 
-    /// What `forward` applies to its output: a function whose derivative can be had from that, or `forward` gives the slopes.
+    /// What `forward` applies to its output: a function whose derivative can be had from that.
     fn activation(&self) -> Activation {
         Activation::None
     }
-    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>)
-    -> Forwarded<Self::Extra>;
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, Self::Extra);
     /// The input's gradient, on top of `other`, which came another way.
     fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values;
     fn weight_gradient(&self, x: &Values, dy: &Values) -> Values;
     fn bias_gradient(&self, dy: &Values) -> Values;
     /// The name in a table of times.
     fn label(&self) -> Label;
-}
-
-/// What a forward pass gives.
-pub(super) struct Forwarded<E> {
-    pub y: Values,
-    /// The activation's derivative at every output, where the output does not tell it.
-    pub slopes: Option<Values>,
-    pub extra: E,
-}
-
-impl<E> Forwarded<E> {
-    /// An output without slopes.
-    pub fn plain(y: Values, extra: E) -> Self {
-        Forwarded {
-            y,
-            slopes: None,
-            extra,
-        }
-    }
 }
 
 /// An epilogue that adds a tensor of so many channels.
@@ -73,58 +53,28 @@ pub(super) fn run_weighted<T: Weighted, const D: usize>(
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Recorded<T>(pub T);
+struct Recorded<T>(T);
 
 /// What the gradients are computed of.
 #[derive(Debug, Clone)]
-pub(super) struct Kept {
+struct Kept {
     x: Values,
     weight: Values,
-    applied: Applied,
-}
-
-impl Kept {
-    /// Without an activation.
-    pub fn plain(x: Values, weight: Values) -> Self {
-        let applied = Applied::Nothing;
-        Kept { x, weight, applied }
-    }
-}
-
-/// What tells the derivative of the activation.
-#[derive(Debug, Clone)]
-enum Applied {
-    /// There is none.
-    Nothing,
-    Output(Values),
-    Slopes(Values),
+    /// The output, where an activation was applied to it.
+    y: Option<Values>,
 }
 
 impl<T: Weighted> Recorded<T> {
-    fn forward(
-        &self,
-        x: Values,
-        weight: Values,
-        bias: Option<&Values>,
-    ) -> (Values, Kept, T::Extra) {
-        let Forwarded { y, slopes, extra } = self.0.forward(&x, &weight, bias);
-        let applied = match slopes {
-            Some(slopes) => Applied::Slopes(slopes),
-            None if self.0.activation() == Activation::None => Applied::Nothing,
-            None => Applied::Output(y.clone()),
-        };
-        (y, Kept { x, weight, applied }, extra)
+    fn keep(&self, x: Values, weight: Values, y: &Values) -> Kept {
+        let y = (self.0.activation() != Activation::None).then(|| y.clone());
+        Kept { x, weight, y }
     }
 
-    /// The gradient of what came before the activation, and where that is to be had with it, the bias's.
-    fn before_activation(&self, applied: &Applied, dy: Values) -> (Values, Option<Values>) {
-        match applied {
-            Applied::Nothing => (dy, None),
-            Applied::Output(y) => (gradient_by_output(self.0.activation(), y, dy), None),
-            Applied::Slopes(slopes) => {
-                let (dy, d_bias) = gradient_by_slopes(slopes, dy);
-                (dy, Some(d_bias))
-            }
+    /// The gradient of what came before the activation.
+    fn before_activation(&self, kept: &Kept, dy: Values) -> Values {
+        match &kept.y {
+            Some(y) => gradient_by_output(self.0.activation(), y, dy),
+            None => dy,
         }
     }
 
@@ -161,7 +111,9 @@ impl<T: Weighted> CpuOp<2> for Recorded<T> {
     }
 
     fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Kept, T::Extra) {
-        self.forward(x, weight, None)
+        let (y, extra) = self.0.forward(&x, &weight, None);
+        let kept = self.keep(x, weight, &y);
+        (y, kept, extra)
     }
 
     fn backward(&self, kept: Kept, dy: Values, wanted: [bool; 2]) -> [Option<Values>; 2] {
@@ -175,7 +127,7 @@ impl<T: Weighted> CpuOp<2> for Recorded<T> {
         wanted: [bool; 2],
         others: &mut [Option<Values>; 2],
     ) -> [Option<Values>; 2] {
-        let (dy, _) = self.before_activation(&kept.applied, dy);
+        let dy = self.before_activation(&kept, dy);
         self.gradients(&kept, &dy, wanted, others[0].take())
     }
 }
@@ -191,7 +143,9 @@ impl<T: Weighted> CpuOp<3> for Recorded<T> {
     }
 
     fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Kept, T::Extra) {
-        self.forward(x, weight, Some(&bias))
+        let (y, extra) = self.0.forward(&x, &weight, Some(&bias));
+        let kept = self.keep(x, weight, &y);
+        (y, kept, extra)
     }
 
     fn backward(&self, kept: Kept, dy: Values, wanted: [bool; 3]) -> [Option<Values>; 3] {
@@ -205,13 +159,12 @@ impl<T: Weighted> CpuOp<3> for Recorded<T> {
         [for_x, for_weight, for_bias]: [bool; 3],
         others: &mut [Option<Values>; 3],
     ) -> [Option<Values>; 3] {
-        let (dy, d_bias) = self.before_activation(&kept.applied, dy);
+        let dy = self.before_activation(&kept, dy);
         let [dx, dw] = self.gradients(&kept, &dy, [for_x, for_weight], others[0].take());
-        let bias_gradient = || self.timed(Way::Bias, || self.0.bias_gradient(&dy));
         [
             dx,
             dw,
-            for_bias.then(|| d_bias.unwrap_or_else(bias_gradient)),
+            for_bias.then(|| self.timed(Way::Bias, || self.0.bias_gradient(&dy))),
         ]
     }
 }
