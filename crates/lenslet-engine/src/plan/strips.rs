@@ -31,7 +31,7 @@ const CHUNKS: usize = 4;
 fn pays(depthwise: &Conv2d, from: usize) -> bool {
     let Conv2d { n, h, w, c_in, .. } = *depthwise;
     let bytes = n * h * w * c_in * size_of::<f32>();
-    from == 0 || bytes >= from && n * strip_chunks(n, depthwise) >= CHUNKS
+    from == 0 || bytes >= from && n * strip_chunks(n, depthwise, CHUNKS) >= CHUNKS
 }
 
 impl Planner<'_> {

@@ -10,15 +10,13 @@ use crate::buffer::{Local, with_local};
 use crate::epilogue::{Epilogue, Post};
 use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::{Matrix, MatrixMut};
-use crate::pool::parallel_for;
+use crate::pool::{num_threads, parallel_for};
 use crate::product::Output;
 
 /// Floats of the maps between that a thread holds at a time: 256 KB, half of a second cache level that is small.
 const HELD: usize = 64 << 10;
-/// Chunks of a call at least, where the images have enough rows.
-const CHUNKS: usize = 8;
 /// Chunks of an image at most.
-const CHUNKS_OF_IMAGE: usize = 4;
+const CHUNKS_OF_IMAGE: usize = 16;
 
 /// A convolution, packed for the forward pass.
 #[derive(Clone, Copy, Debug)]
@@ -71,13 +69,19 @@ pub struct InvertedResidual<'a> {
     pub project: Option<Part<'a>>,
 }
 
-/// Into how many chunks [`InvertedResidual::run`] cuts each of `n` images: neighbours compute the rows of the map between that both see,
-/// a quarter of them at most.
-pub fn strip_chunks(n: usize, depthwise: &Conv2d) -> usize {
+/// Into how many chunks [`InvertedResidual::run`] cuts each of `n` images on so many threads. Neighbours compute the rows of the map between
+/// that both see, so that fewer are better as long as all threads have as much to do.
+pub fn strip_chunks(n: usize, depthwise: &Conv2d, threads: usize) -> usize {
     let reach = (depthwise.kernel[0] - 1) * depthwise.dilation[0] + 1;
     let shared = reach.saturating_sub(depthwise.stride[0]).max(1);
+    // A quarter of a chunk's rows at most are another's too.
     let most = CHUNKS_OF_IMAGE.min(1 + depthwise.h / 4 / shared);
-    CHUNKS.div_ceil(n.max(1)).min(most)
+    // Rows that the busiest thread computes.
+    let rows = |chunks: &usize| {
+        let each = depthwise.h.div_ceil(*chunks) + if *chunks > 1 { shared } else { 0 };
+        (n * chunks).div_ceil(threads) * each
+    };
+    (1..=most).min_by_key(rows).unwrap_or(1)
 }
 
 fn refusal(why: &str) -> KernelError {
@@ -149,7 +153,7 @@ impl<'a> InvertedResidual<'a> {
     /// If a slice is too short or a row stride too small, if the parts are no such convolutions or do not fit together.
     pub fn run(&self, n: usize, x: Matrix<'_>, y: MatrixMut<'_>) -> Result<(), KernelError> {
         let depthwise = self.check(n, x, &y)?;
-        let per_image = strip_chunks(n, &depthwise.shape);
+        let per_image = strip_chunks(n, &depthwise.shape, num_threads());
         let rows = depthwise.output[0];
         let y = Output {
             data: y.data.as_mut_ptr(),
