@@ -35,9 +35,10 @@ impl Panels {
     pub fn new(isa: Isa, n: usize) -> Self {
         let (lanes, registers) = geometry(isa);
         let vectors = n.div_ceil(lanes);
-        let count = match vectors.div_ceil(max_vectors(registers)) {
-            // Four of three vectors are as fast as three of four or faster; two threads share them evenly.
-            3 if vectors == 12 => 4,
+        let widest = max_vectors(registers);
+        let count = match vectors.div_ceil(widest) {
+            // Two threads share an even number evenly. Panels of three vectors are as fast as those of four.
+            count if widest == 4 && count % 2 == 1 && vectors >= 3 * (count + 1) => count + 1,
             count => count,
         };
         Panels {
