@@ -10,8 +10,7 @@ use crate::passes::Pass;
 const NEAR: f64 = 1e-6;
 
 impl Fuser<'_> {
-    /// Finds products of a feature map and a factor for each of its channels that only a 1 x 1 convolution of fewer output
-    /// channels than there are pixels reads.
+    /// Finds products of a feature map and a factor for each of its channels that only a 1 x 1 convolution reads.
     pub(super) fn find_gates(&mut self) {
         for (i, node) in self.graph.nodes().iter().enumerate() {
             let shape = &self.graph.value(node.output).shape;
@@ -42,9 +41,8 @@ impl Fuser<'_> {
                 .inputs
                 .get(1)
                 .map(|id| (id, &self.graph.value(*id).shape[..]));
-            if let (true, Some((id, &[out, _, 1, 1]))) = (pointwise, weight)
+            if let (true, Some((id, &[_, _, 1, 1]))) = (pointwise, weight)
                 && self.fixed[id.index()]
-                && out < h * w
             {
                 self.taken[i] = true;
                 self.tally.add(Pass::FuseGates);

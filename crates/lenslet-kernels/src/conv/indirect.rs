@@ -5,9 +5,9 @@ use crate::buffer::AlignedBuf;
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::panels::{Packed, Source};
-use crate::pool::{SharedMut, parallel_chunks_mut, parallel_for};
+use crate::pool::parallel_chunks_mut;
 use crate::product::{MatrixRows, Output, Product, Rows};
-use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
+use crate::simd::{Isa, isa};
 use crate::tile::geometry;
 
 /// Output pixels of a regular grid, and the input pixels that each one sees.
@@ -337,13 +337,18 @@ impl Indirect {
 }
 
 impl Indirect {
+    /// The packed weights of a forward pass.
+    pub fn packed(&self) -> &Packed {
+        &self.phases[0].packed
+    }
+
     /// Runs a pointwise convolution over `count` pixels.
     ///
     /// # Safety
     ///
     /// Input, output and post must cover so many.
     pub unsafe fn run_rows(&self, count: usize, x: Matrix<'_>, y: Output, post: Post) {
-        let weights = &self.phases[0].packed;
+        let weights = self.packed();
         let product = Product {
             rows: &MatrixRows {
                 data: x.data.as_ptr(),
@@ -359,110 +364,6 @@ impl Indirect {
         };
         // SAFETY: the caller's promise.
         unsafe { product.run() };
-    }
-
-    /// Runs a pointwise convolution over `n` images of `pixels` rows, each times its own factors for the input channels.
-    ///
-    /// # Safety
-    ///
-    /// Input, gate, output and post must cover `n` images of this size.
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn run_gated(
-        &self,
-        n: usize,
-        pixels: usize,
-        x: Matrix<'_>,
-        gate: &[f32],
-        y: Output,
-        post: Post,
-        scratch: &mut AlignedBuf,
-    ) {
-        let packed = &self.phases[0].packed;
-        let panels = packed.panels;
-        let mut gated = Packed {
-            panels,
-            k: packed.k,
-            groups: 1,
-            data: std::mem::take(scratch),
-        };
-        for (image, gate) in gate.chunks_exact(packed.k.max(1)).enumerate().take(n) {
-            let whole = SharedMut::new(gated.data.resize(packed.data.len()));
-            let chunks = (packed.data.len() / GATED).clamp(1, panels.count.max(1));
-            parallel_for(chunks, |i| {
-                for panel in i * panels.count / chunks..(i + 1) * panels.count / chunks {
-                    let panel = panels.get(panel);
-                    let from = packed.panel(0, &panel);
-                    // SAFETY: every panel is written once.
-                    let to = unsafe { whole.slice(panel.col * packed.k, from.len()) };
-                    dispatch_on(
-                        panels.isa,
-                        Gated {
-                            from,
-                            gate,
-                            width: panel.width,
-                            to,
-                        },
-                    );
-                }
-            });
-            let rows = image * pixels;
-            let residual = match post.residual.is_null() {
-                true => post.residual,
-                false => post.residual.wrapping_add(rows * post.ld_residual),
-            };
-            let product = Product {
-                rows: &MatrixRows {
-                    data: x.data.as_ptr().wrapping_add(rows * x.ld),
-                    ld: x.ld,
-                    count: pixels,
-                },
-                taps: 1,
-                weights: &gated,
-                output: Output {
-                    data: y.data.wrapping_add(rows * y.ld),
-                    ld: y.ld,
-                },
-                post: Some(Post { residual, ..post }),
-                accumulate: false,
-                group_steps: [0, 0],
-            };
-            // SAFETY: the caller's promise.
-            unsafe { product.run() };
-        }
-        *scratch = gated.data;
-    }
-}
-
-/// Floats of weights that are multiplied by a gate on one thread.
-const GATED: usize = 16 << 10;
-
-/// A panel times a factor for each of its rows.
-struct Gated<'a> {
-    from: &'a [f32],
-    gate: &'a [f32],
-    width: usize,
-    to: &'a mut [f32],
-}
-
-impl Kernel for Gated<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let rows = self.from.chunks_exact(self.width);
-        for ((from, to), &gate) in rows
-            .zip(self.to.chunks_exact_mut(self.width))
-            .zip(self.gate)
-        {
-            let gate = s.splat(gate);
-            for (from, to) in from
-                .chunks_exact(S::LANES)
-                .zip(to.chunks_exact_mut(S::LANES))
-            {
-                let y = s.mul(gate, s.load_slice(from));
-                s.store_slice(to, y);
-            }
-        }
     }
 }
 

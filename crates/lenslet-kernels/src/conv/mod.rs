@@ -7,6 +7,7 @@ mod choose;
 mod depthwise;
 mod depthwise_gradient;
 mod depthwise_tile;
+mod gated;
 mod gradient;
 mod indirect;
 mod narrow;

@@ -1,0 +1,254 @@
+//! A pointwise convolution over a feature map times a factor per image and channel (squeeze-and-excitation): the product of both is
+//! never written out.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::indirect::Indirect;
+use crate::buffer::AlignedBuf;
+use crate::epilogue::Post;
+use crate::matrix::Matrix;
+use crate::panels::Packed;
+use crate::pool::{SharedMut, parallel_for};
+use crate::product::{MatrixRows, Output, Product, Rows};
+use crate::simd::{Isa, Kernel, Simd, dispatch_on};
+use crate::tile::LINE;
+
+/// Up to so many pixels an output channel, rows are multiplied by the gate instead of weights: a thread multiplies those that it reads and
+/// nobody else has to see them, which is worth some more of them.
+const PIXELS_PER_CHANNEL: usize = 4;
+
+/// The next gated product's number.
+static PRODUCTS: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    static ROWS: RefCell<RowsTimesGate> = const { RefCell::new(RowsTimesGate {
+        product: 0,
+        done: Vec::new(),
+        data: AlignedBuf::new(),
+    }) };
+}
+
+/// The rows of one product that this thread has multiplied by their gates.
+struct RowsTimesGate {
+    product: u64,
+    done: Vec<bool>,
+    data: AlignedBuf,
+}
+
+/// Rows of pixels, each times its image's gate.
+struct GatedRows<'a> {
+    x: Matrix<'a>,
+    count: usize,
+    k: usize,
+    /// `k` factors an image.
+    gate: &'a [f32],
+    /// Rows of an image.
+    pixels: usize,
+    isa: Isa,
+    product: u64,
+}
+
+impl GatedRows<'_> {
+    /// Floats from one row of the copy to the next; not a power of two, so that rows do not collide in the first cache level.
+    fn stride(&self) -> usize {
+        self.k.next_multiple_of(LINE) + LINE
+    }
+}
+
+impl Rows for GatedRows<'_> {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn fill(&self, first: usize, a: &mut [*const f32], outputs: &mut [usize]) {
+        let stride = self.stride();
+        ROWS.with_borrow_mut(|rows| {
+            if rows.product != self.product {
+                rows.product = self.product;
+                rows.done.clear();
+                rows.done.resize(self.count, false);
+                rows.data.resize(self.count * stride);
+            }
+            for (i, (a, output)) in a.iter_mut().zip(outputs).enumerate() {
+                let row = first + i;
+                let to = &mut rows.data[row * stride..][..self.k];
+                *a = to.as_ptr();
+                *output = row;
+                if !std::mem::replace(&mut rows.done[row], true) {
+                    let times = Times {
+                        from: &self.x.data[row * self.x.ld..][..self.k],
+                        gate: &self.gate[row / self.pixels * self.k..][..self.k],
+                        to,
+                    };
+                    dispatch_on(self.isa, times);
+                }
+            }
+        });
+    }
+}
+
+/// `to = from * gate`.
+struct Times<'a> {
+    from: &'a [f32],
+    gate: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Times<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let pairs = self.from.chunks(S::LANES).zip(self.gate.chunks(S::LANES));
+        for (to, (from, gate)) in self.to.chunks_mut(S::LANES).zip(pairs) {
+            s.store_slice(to, s.mul(s.load_slice(from), s.load_slice(gate)));
+        }
+    }
+}
+
+impl Indirect {
+    /// Runs a pointwise convolution over `n` images of `pixels` rows, each times its own factors for the input channels.
+    ///
+    /// # Safety
+    ///
+    /// Input, gate, output and post must cover `n` images of this size.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn run_gated(
+        &self,
+        n: usize,
+        pixels: usize,
+        x: Matrix<'_>,
+        gate: &[f32],
+        y: Output,
+        post: Post,
+        scratch: &mut AlignedBuf,
+    ) {
+        let packed = self.packed();
+        let panels = packed.panels;
+        if pixels <= PIXELS_PER_CHANNEL * panels.n && packed.k > 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.run_gated_rows(n, pixels, x, gate, y, post) };
+        }
+        let mut gated = Packed {
+            panels,
+            k: packed.k,
+            groups: 1,
+            data: std::mem::take(scratch),
+        };
+        for (image, gate) in gate.chunks_exact(packed.k.max(1)).enumerate().take(n) {
+            let whole = SharedMut::new(gated.data.resize(packed.data.len()));
+            let chunks = (packed.data.len() / GATED).clamp(1, panels.count.max(1));
+            parallel_for(chunks, |i| {
+                for panel in i * panels.count / chunks..(i + 1) * panels.count / chunks {
+                    let panel = panels.get(panel);
+                    let from = packed.panel(0, &panel);
+                    // SAFETY: every panel is written once.
+                    let to = unsafe { whole.slice(panel.col * packed.k, from.len()) };
+                    dispatch_on(
+                        panels.isa,
+                        Gated {
+                            from,
+                            gate,
+                            width: panel.width,
+                            to,
+                        },
+                    );
+                }
+            });
+            let rows = image * pixels;
+            let residual = match post.residual.is_null() {
+                true => post.residual,
+                false => post.residual.wrapping_add(rows * post.ld_residual),
+            };
+            let product = Product {
+                rows: &MatrixRows {
+                    data: x.data.as_ptr().wrapping_add(rows * x.ld),
+                    ld: x.ld,
+                    count: pixels,
+                },
+                taps: 1,
+                weights: &gated,
+                output: Output {
+                    data: y.data.wrapping_add(rows * y.ld),
+                    ld: y.ld,
+                },
+                post: Some(Post { residual, ..post }),
+                accumulate: false,
+                group_steps: [0, 0],
+            };
+            // SAFETY: the caller's promise.
+            unsafe { product.run() };
+        }
+        *scratch = gated.data;
+    }
+
+    /// The same by multiplying rows, each thread those that it reads.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Indirect::run_gated`].
+    unsafe fn run_gated_rows(
+        &self,
+        n: usize,
+        pixels: usize,
+        x: Matrix<'_>,
+        gate: &[f32],
+        y: Output,
+        post: Post,
+    ) {
+        let weights = self.packed();
+        let product = Product {
+            rows: &GatedRows {
+                x,
+                count: n * pixels,
+                k: weights.k,
+                gate,
+                pixels,
+                isa: weights.panels.isa,
+                product: PRODUCTS.fetch_add(1, Ordering::Relaxed),
+            },
+            taps: 1,
+            weights,
+            output: y,
+            post: Some(post),
+            accumulate: false,
+            group_steps: [0, 0],
+        };
+        // SAFETY: a thread's copy stays where it is until the thread begins another gated product; the rest is the caller's promise.
+        unsafe { product.run() };
+    }
+}
+
+/// Floats of weights that are multiplied by a gate on one thread.
+const GATED: usize = 16 << 10;
+
+/// A panel times a factor for each of its rows.
+struct Gated<'a> {
+    from: &'a [f32],
+    gate: &'a [f32],
+    width: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for Gated<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.from.chunks_exact(self.width);
+        for ((from, to), &gate) in rows
+            .zip(self.to.chunks_exact_mut(self.width))
+            .zip(self.gate)
+        {
+            let gate = s.splat(gate);
+            for (from, to) in from
+                .chunks_exact(S::LANES)
+                .zip(to.chunks_exact_mut(S::LANES))
+            {
+                let y = s.mul(gate, s.load_slice(from));
+                s.store_slice(to, y);
+            }
+        }
+    }
+}
