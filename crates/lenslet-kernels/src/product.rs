@@ -84,6 +84,10 @@ const CHUNK_WEIGHTS: usize = 24 << 10;
 const CHUNK_ROWS: usize = 132;
 /// Chunks a thread, where there is work for them: every chunk reads its rows and its panels from a slow cache level or from memory.
 const CHUNKS_PER_THREAD: usize = 4;
+/// Up to so many floats of the right side (2 MB), few rows are cut in two at least, so that two threads share them as the layers before and
+/// behind do: lines that another thread has read take several times as long to be written again. More of the right side than that would
+/// come from memory twice.
+const HALVED: usize = 512 << 10;
 /// Chunks where the cut must not depend on the number of threads.
 const CHUNKS: usize = 32;
 /// Length of the reduction that is walked at once: a slice of a panel takes 256 KB with AVX-512, 64 KB with AVX2 (a quarter of
@@ -121,7 +125,8 @@ impl Size {
         let wanted = wanted.clamp(1, chunks);
         // Half of them will do where more would read more.
         let enough = wanted.min(chunks.div_ceil(2));
-        let fewest = ((self.rows + CHUNK_ROWS / 2) / CHUNK_ROWS).max(1);
+        let halves = wanted > 1 && self.rows >= 4 * self.tile_rows && weights <= HALVED;
+        let fewest = ((self.rows + CHUNK_ROWS / 2) / CHUNK_ROWS).max(if halves { 2 } else { 1 });
         // Down to two tiles.
         let most = self.rows.div_ceil(2 * self.tile_rows).max(fewest);
         let cuts = (fewest..=most.min(wanted.max(fewest))).map(|row_blocks| Cut {
@@ -446,8 +451,10 @@ mod tests {
         assert_eq!(size(1, 25088, 25088, 4096).cut(8), cut(1, 8));
         // One row is little work but as much to read.
         assert_eq!(size(1, 1280, 1280, 1000).cut(8), cut(1, 8));
+        // Little to read: the rows are halved.
+        assert_eq!(size(49, 1152, 1152, 256).cut(8), cut(2, 4));
         // Too few panels: half of the chunks are enough.
-        assert_eq!(size(49, 1152, 1152, 256).cut(8), cut(1, 4));
+        assert_eq!(size(49, 4608, 512, 256).cut(8), cut(1, 4));
         // Still fewer: the rows are cut finer, down to two tiles.
         assert_eq!(size(49, 2048, 2048, 128).cut(8), cut(2, 2));
         assert_eq!(size(49, 4096, 4096, 64).cut(8), cut(4, 1));

@@ -144,7 +144,8 @@ impl Depthwise {
             let taps = (phase.tap_rows.len() * phase.tap_cols.len()).max(1);
             let per_row = phase.grid[1] * taps * c;
             let at_once = (CHUNK / per_row).clamp(1, rows.div_ceil(8).max(1));
-            let chunks = rows.div_ceil(at_once);
+            // An even number: two threads take halves then, as they do of what is computed before and behind.
+            let chunks = rows.div_ceil(at_once).next_multiple_of(2).min(rows);
             parallel_for(chunks, |i| {
                 dispatch_on(
                     self.isa,

@@ -6,7 +6,7 @@ use crate::columns::rows_per_chunk;
 use crate::error::{KernelError, elements, expect_len};
 use crate::gather::{Covers, Gather};
 use crate::inout::{In, Out};
-use crate::pool::{SharedMut, parallel_for};
+use crate::pool::{parallel_chunks_mut, parallel_for};
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 use crate::tile::geometry;
 
@@ -132,22 +132,19 @@ impl AdaptiveAveragePool2d {
         expect_len("pooling input", x.len(), elements([n, h, w, c]))?;
         expect_len("pooling output", y.len(), elements([n, c]))?;
         let pixels = h * w;
-        let (pieces, parts) = (c.div_ceil(PIECE), parts(n, pixels, c));
+        let parts = parts(n, pixels, c);
         let isa = isa();
         with_local(|local| {
             // Sums of parts of an image come first, which are added in their order.
             let sums = local.a.resize(n * parts * c);
-            let shared = SharedMut::new(sums);
-            parallel_for(n * parts * pieces, |i| {
-                let (part, start) = (i / pieces, i % pieces * PIECE);
+            parallel_chunks_mut(sums, c.max(1), |part, y| {
                 let (image, within) = (part / parts, part % parts);
                 let first = within * pixels / parts;
                 let sums = Sums {
-                    x: &x[(image * pixels + first) * c + start..],
+                    x: &x[(image * pixels + first) * c..],
                     pixels: (within + 1) * pixels / parts - first,
                     c,
-                    // SAFETY: a range for each piece of each part.
-                    y: unsafe { shared.slice(part * c + start, PIECE.min(c - start)) },
+                    y,
                     weight: 1.0,
                 };
                 dispatch_on(isa, sums);
@@ -182,23 +179,26 @@ impl AdaptiveAveragePool2d {
     }
 }
 
-/// Channels that a thread averages at a time.
-const PIECE: usize = 128;
 /// Pixels that are added up before their sum is added to the others, so that no sum is of many numbers.
 const RUN: usize = 64;
 
 /// Floats of an image that a thread adds up at a time, where the image is large.
 const PART: usize = 64 << 10;
 
-/// In how many parts an image's pixels are added up. A function of the problem only.
+/// Parts of all images at least, where they have the pixels.
+const PARTS: usize = 4;
+
+/// In how many parts an image's pixels are added up. A function of the problem only. Parts are pixels with all their channels, as other
+/// layers share them among threads: a line that another thread has read takes several times as long to be written again.
 fn parts(images: usize, pixels: usize, c: usize) -> usize {
     if images >= 8 {
         return 1;
     }
-    (pixels * c / PART).clamp(1, pixels.div_ceil(RUN))
+    let parts = (pixels * c / PART).max(PARTS.div_ceil(images.max(1)));
+    parts.min(pixels)
 }
 
-/// The sums of a piece of the channels over some pixels, times a factor.
+/// The sums of all channels over some pixels, times a factor.
 struct Sums<'a> {
     x: &'a [f32],
     pixels: usize,
