@@ -38,7 +38,9 @@ static ALLOCATOR: Counting = Counting;
 fn a_second_call_allocates_nothing() {
     // With more, which of them first needs how much working memory is a matter of chance.
     pool::set_num_threads(1);
-    for name in ["resnet18", "resnet50", "googlenet", "squeezenet1_1"] {
+    let names = ["resnet18", "resnet50", "googlenet", "squeezenet1_1"];
+    let with_depthwise = ["mobilenet_v2", "efficientnet_b0", "convnext_tiny"];
+    for name in names.into_iter().chain(with_depthwise) {
         let build = BuildOptions::new(10).with_image_size(64);
         let model = filled(variant(name).expect(name), &build, 5.0);
         let session = compiled(&model, [1, 3, 64, 64], &Options::default());

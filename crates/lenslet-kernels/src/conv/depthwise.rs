@@ -6,7 +6,7 @@
 
 use super::depthwise_tile::{COLUMNS, Strip, WIDEST, run_strip, strip_vectors};
 use super::{Conv2d, Pass};
-use crate::buffer::AlignedBuf;
+use crate::buffer::{AlignedBuf, with_local};
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::moments::Chunk;
@@ -248,7 +248,7 @@ impl Kernel for RowsKernel<'_> {
         let leftmost = phase.tap_cols.iter().map(|tap| tap.0).min().unwrap_or(0);
         let rightmost = phase.tap_cols.iter().map(|tap| tap.0).max().unwrap_or(0);
         let tap_weights = phase.fast_taps(self.weights.padded);
-        let mut strip_rows = Vec::with_capacity(phase.tap_rows.len());
+        let mut strip_rows = with_local(|local| std::mem::take(&mut local.tap_rows));
         for row in self.rows.clone() {
             let (image, row) = (row / grid_h, row % grid_h);
             let y = (row * phase.in_step[0]) as isize;
@@ -348,6 +348,7 @@ impl Kernel for RowsKernel<'_> {
                 c += vectors * S::LANES;
             }
         }
+        with_local(|local| local.tap_rows = strip_rows);
         // SAFETY: the caller of `Depthwise::run` promised that the post is valid.
         if let Some(moments) = unsafe { self.post.moments() } {
             let pixels: Vec<usize> = self

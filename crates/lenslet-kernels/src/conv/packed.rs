@@ -259,8 +259,8 @@ impl PackedConv {
 
     /// As [`PackedConv::run`] over `x` times `gate`, `n` rows of a factor per input channel (squeeze-and-excitation).
     ///
-    /// The weights are multiplied, image by image, instead of the feature map, which is larger wherever there are more pixels than
-    /// output channels.
+    /// The product of both is never written out: weights are multiplied image by image where pixels are many, else every thread multiplies
+    /// the rows that it reads.
     ///
     /// # Errors
     ///
