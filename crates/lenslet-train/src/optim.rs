@@ -189,7 +189,8 @@ impl Optimizer {
 
     /// Takes a moment out of the state; zeros before the first step.
     fn moment(&mut self, key: &str, like: &Tensor<1>) -> Tensor<1> {
-        // Not `zeros_like`, which holds the zeros twice for a moment: 400 MB for VGG-16's first linear layer.
+        // Not `zeros_like`: Flex makes zeros of single bytes and copies them to where they are aligned, so that they are held twice for a
+        // moment, 400 MB for VGG-16's first linear layer.
         (self.moments.remove(key)).unwrap_or_else(|| {
             let zeros = vec![0.0f32; like.dims()[0]];
             Tensor::from_data(TensorData::new(zeros, like.dims()), &like.device())

@@ -2,6 +2,7 @@
 //! never written out.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::indirect::Indirect;
@@ -17,6 +18,9 @@ use crate::tile::LINE;
 /// Up to so many pixels an output channel, rows are multiplied by the gate instead of weights: a thread multiplies those that it reads and
 /// nobody else has to see them, which is worth some more of them.
 const PIXELS_PER_CHANNEL: usize = 4;
+
+/// Floats of rows times gates that a product has at most, except where one image has more: every thread keeps room for all of them.
+const HELD: usize = 1 << 20;
 
 /// The next gated product's number.
 static PRODUCTS: AtomicU64 = AtomicU64::new(1);
@@ -36,10 +40,11 @@ struct RowsTimesGate {
     data: AlignedBuf,
 }
 
-/// Rows of pixels, each times its image's gate.
+/// Some rows of pixels, each times its image's gate.
 struct GatedRows<'a> {
     x: Matrix<'a>,
-    count: usize,
+    /// Which of the rows of `x`.
+    range: Range<usize>,
     k: usize,
     /// `k` factors an image.
     gate: &'a [f32],
@@ -49,33 +54,27 @@ struct GatedRows<'a> {
     product: u64,
 }
 
-impl GatedRows<'_> {
-    /// Floats from one row of the copy to the next; not a power of two, so that rows do not collide in the first cache level.
-    fn stride(&self) -> usize {
-        self.k.next_multiple_of(LINE) + LINE
-    }
-}
-
 impl Rows for GatedRows<'_> {
     fn count(&self) -> usize {
-        self.count
+        self.range.len()
     }
 
     fn fill(&self, first: usize, a: &mut [*const f32], outputs: &mut [usize]) {
-        let stride = self.stride();
+        let stride = row_stride(self.k);
         ROWS.with_borrow_mut(|rows| {
             if rows.product != self.product {
                 rows.product = self.product;
                 rows.done.clear();
-                rows.done.resize(self.count, false);
-                rows.data.resize(self.count * stride);
+                rows.done.resize(self.count(), false);
+                rows.data.resize(self.count() * stride);
             }
             for (i, (a, output)) in a.iter_mut().zip(outputs).enumerate() {
-                let row = first + i;
-                let to = &mut rows.data[row * stride..][..self.k];
+                let place = first + i;
+                let row = self.range.start + place;
+                let to = &mut rows.data[place * stride..][..self.k];
                 *a = to.as_ptr();
                 *output = row;
-                if !std::mem::replace(&mut rows.done[row], true) {
+                if !std::mem::replace(&mut rows.done[place], true) {
                     let times = Times {
                         from: &self.x.data[row * self.x.ld..][..self.k],
                         gate: &self.gate[row / self.pixels * self.k..][..self.k],
@@ -86,6 +85,11 @@ impl Rows for GatedRows<'_> {
             }
         });
     }
+}
+
+/// Floats from one multiplied row to the next: an odd number of lines, so that rows do not collide in the first cache level.
+fn row_stride(k: usize) -> usize {
+    (k.div_ceil(LINE) | 1) * LINE
 }
 
 /// `to = from * gate`.
@@ -198,25 +202,29 @@ impl Indirect {
         post: Post,
     ) {
         let weights = self.packed();
-        let product = Product {
-            rows: &GatedRows {
-                x,
-                count: n * pixels,
-                k: weights.k,
-                gate,
-                pixels,
-                isa: weights.panels.isa,
-                product: PRODUCTS.fetch_add(1, Ordering::Relaxed),
-            },
-            taps: 1,
-            weights,
-            output: y,
-            post: Some(post),
-            accumulate: false,
-            group_steps: [0, 0],
-        };
-        // SAFETY: a thread's copy stays where it is until the thread begins another gated product; the rest is the caller's promise.
-        unsafe { product.run() };
+        let together = (HELD / (pixels * row_stride(weights.k)).max(1)).max(1);
+        for first in (0..n).step_by(together) {
+            let images = first..(first + together).min(n);
+            let product = Product {
+                rows: &GatedRows {
+                    x,
+                    range: images.start * pixels..images.end * pixels,
+                    k: weights.k,
+                    gate,
+                    pixels,
+                    isa: weights.panels.isa,
+                    product: PRODUCTS.fetch_add(1, Ordering::Relaxed),
+                },
+                taps: 1,
+                weights,
+                output: y,
+                post: Some(post),
+                accumulate: false,
+                group_steps: [0, 0],
+            };
+            // SAFETY: a thread's copy stays where it is until the thread begins another gated product; the rest is the caller's promise.
+            unsafe { product.run() };
+        }
     }
 }
 

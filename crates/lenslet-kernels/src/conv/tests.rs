@@ -434,59 +434,83 @@ fn wrong_arguments_are_refused() {
     assert!(run(&x, 20, 5).is_ok());
 }
 
+fn check_gates([n, h, w]: [usize; 3], [c_in, c_out]: [usize; 2], pads: [usize; 2], seed: u64) {
+    let shape = Conv2d::new([n, h, w, c_in], c_out, [1, 1]);
+    let pixels = h * w;
+    let (ldx, ldy) = (c_in + pads[0], c_out + pads[1]);
+    let (x, w) = (
+        random(n * pixels * ldx, seed),
+        random(c_out * c_in, seed ^ 1),
+    );
+    let (gate, bias) = (random(n * c_in, seed ^ 2), random(c_out, seed ^ 3));
+    let residual = random(n * pixels * c_out, seed ^ 4);
+    let epilogue = Epilogue {
+        bias: Some(&bias),
+        residual: Some(crate::epilogue::Residual {
+            data: &residual,
+            ld: c_out,
+            position: crate::epilogue::ResidualPosition::BeforeActivation,
+        }),
+        activation: Activation::Relu,
+        ..Epilogue::NONE
+    };
+    let mut want = Vec::new();
+    for row in 0..n * pixels {
+        let gate = &gate[row / pixels * c_in..];
+        for o in 0..c_out {
+            let product: f64 = (0..c_in)
+                .map(|i| {
+                    f64::from(x[row * ldx + i]) * f64::from(gate[i]) * f64::from(w[o * c_in + i])
+                })
+                .sum();
+            let y = product + f64::from(bias[o]) + f64::from(residual[row * c_out + o]);
+            want.push(y.max(0.0));
+        }
+    }
+    with_each_isa(|isa| {
+        let packed = PackedConv::new(&shape, Pass::Forward, &w).unwrap();
+        assert!(packed.takes_gate() || packed.algorithm() != Algorithm::Indirect);
+        if !packed.takes_gate() {
+            return;
+        }
+        let mut y = poisoned(n * pixels * ldy);
+        let (x, to) = (Matrix::new(&x, ldx), MatrixMut::new(&mut y, ldy));
+        packed
+            .run_gated(n, x, &gate, to, &mut Scratch::new(), &epilogue)
+            .unwrap();
+        let got: Vec<f32> = y
+            .chunks(ldy)
+            .flat_map(|row| row[..c_out].to_vec())
+            .collect();
+        // One more rounding a product than without a gate.
+        assert_close(
+            &format!("gated, {isa}"),
+            &got,
+            &want,
+            2.0 * sum_tolerance(c_in),
+        );
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn gates_multiply_the_input(
-        n in 1usize..4,
-        size in (1usize..9, 1usize..9),
-        c_in in 1usize..70,
-        c_out in 1usize..70,
-        pads in (0usize..3, 0usize..3),
+        size in [1usize..4, 1usize..9, 1usize..9],
+        channels in [1usize..70, 1usize..70],
+        pads in [0usize..3, 0usize..3],
         seed in any::<u64>(),
     ) {
-        let shape = Conv2d::new([n, size.0, size.1, c_in], c_out, [1, 1]);
-        let pixels = size.0 * size.1;
-        let (ldx, ldy) = (c_in + pads.0, c_out + pads.1);
-        let (x, w) = (random(n * pixels * ldx, seed), random(c_out * c_in, seed ^ 1));
-        let (gate, bias) = (random(n * c_in, seed ^ 2), random(c_out, seed ^ 3));
-        let residual = random(n * pixels * c_out, seed ^ 4);
-        let epilogue = Epilogue {
-            bias: Some(&bias),
-            residual: Some(crate::epilogue::Residual {
-                data: &residual,
-                ld: c_out,
-                position: crate::epilogue::ResidualPosition::BeforeActivation,
-            }),
-            activation: Activation::Relu,
-            ..Epilogue::NONE
-        };
-        let mut want = Vec::new();
-        for row in 0..n * pixels {
-            let gate = &gate[row / pixels * c_in..];
-            for o in 0..c_out {
-                let product: f64 = (0..c_in)
-                    .map(|i| f64::from(x[row * ldx + i]) * f64::from(gate[i]) * f64::from(w[o * c_in + i]))
-                    .sum();
-                let y = product + f64::from(bias[o]) + f64::from(residual[row * c_out + o]);
-                want.push(y.max(0.0));
-            }
-        }
-        with_each_isa(|isa| {
-            let packed = PackedConv::new(&shape, Pass::Forward, &w).unwrap();
-            assert!(packed.takes_gate() || packed.algorithm() != Algorithm::Indirect);
-            if !packed.takes_gate() {
-                return;
-            }
-            let mut y = poisoned(n * pixels * ldy);
-            let (x, to) = (Matrix::new(&x, ldx), MatrixMut::new(&mut y, ldy));
-            packed.run_gated(n, x, &gate, to, &mut Scratch::new(), &epilogue).unwrap();
-            let got: Vec<f32> = y.chunks(ldy).flat_map(|row| row[..c_out].to_vec()).collect();
-            // One more rounding a product than without a gate.
-            assert_close(&format!("gated, {isa}"), &got, &want, 2.0 * sum_tolerance(c_in));
-        });
+        check_gates(size, channels, pads, seed);
     }
+}
+
+/// More images than are multiplied together, and several chunks for each of them.
+#[test]
+fn gates_multiply_many_images() {
+    check_gates([11, 14, 14], [480, 64], [0, 0], 1);
+    check_gates([2, 7, 7], [1152, 192], [3, 5], 2);
 }
 
 #[test]
