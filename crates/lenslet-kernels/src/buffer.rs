@@ -182,7 +182,6 @@ pub(crate) struct Local {
     pub b: AlignedBuf,
     pub rows: Vec<*const f32>,
     pub outputs: Vec<usize>,
-    pub tap_rows: Vec<(usize, usize)>,
 }
 
 thread_local! {

@@ -3,21 +3,20 @@
 use crate::epilogue::{Activation, Post, load};
 use crate::simd::{Kernel, Simd};
 
-/// Some rows of an output: row `number(r)` of `y` for each `r`, from column `first_col` of the epilogue on.
+/// Some rows of an output, those of `y` with the numbers `rows`, from column `first_col` of the epilogue on.
 ///
 /// Whoever runs it promises that these rows are its own, and that they and the residual's are valid for `cols` floats.
-pub(crate) struct Late<'a, R> {
+pub(crate) struct Late<'a> {
     pub post: &'a Post,
     /// The output's first row, at the first column.
     pub y: *mut f32,
     pub ld: usize,
     pub first_col: usize,
     pub cols: usize,
-    pub rows: usize,
-    pub number: R,
+    pub rows: &'a [usize],
 }
 
-impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
+impl Kernel for Late<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -34,27 +33,28 @@ impl<R: Fn(usize) -> usize> Kernel for Late<'_, R> {
     }
 }
 
-impl<R: Fn(usize) -> usize> Late<'_, R> {
+impl Late<'_> {
     #[inline(always)]
     fn run_with<S: Simd, const N: usize>(&self, s: S, activation: Activation) {
         let mut r = 0;
-        while r + N <= self.rows {
+        // A depthwise convolution's tile has seven columns.
+        while N == 8 && self.rows.len().is_multiple_of(7) && r < self.rows.len() {
+            self.some_rows::<S, 7>(s, activation, r);
+            r += 7;
+        }
+        while r + N <= self.rows.len() {
             self.some_rows::<S, N>(s, activation, r);
             r += N;
         }
-        // A depthwise convolution's tile has seven columns.
-        if N == 8 && r + 7 == self.rows {
-            return self.some_rows::<S, 7>(s, activation, r);
-        }
-        if N == 8 && r + 4 <= self.rows {
+        if N == 8 && r + 4 <= self.rows.len() {
             self.some_rows::<S, 4>(s, activation, r);
             r += 4;
         }
-        while r + 2 <= self.rows {
+        while r + 2 <= self.rows.len() {
             self.some_rows::<S, 2>(s, activation, r);
             r += 2;
         }
-        if r < self.rows {
+        if r < self.rows.len() {
             self.some_rows::<S, 1>(s, activation, r);
         }
     }
@@ -83,7 +83,7 @@ impl<R: Fn(usize) -> usize> Late<'_, R> {
     /// A row of the output and of the residual.
     #[inline(always)]
     fn row(&self, r: usize) -> (*mut f32, *const f32) {
-        let row = (self.number)(r);
+        let row = self.rows[r];
         let residual = self.post.residual;
         (
             self.y.wrapping_add(row * self.ld),

@@ -422,7 +422,7 @@ unsafe fn store<S: Simd, const PARTIAL: bool>(s: S, p: *mut f32, n: usize, x: S:
 unsafe fn run_late<S: Simd>(s: S, rows: usize, tile: &Tile<'_>, outputs: *const usize) {
     let Some(post) = tile.post else { return };
     // SAFETY: the caller's promise.
-    let numbers = unsafe { std::slice::from_raw_parts(outputs, rows) };
+    let rows = unsafe { std::slice::from_raw_parts(outputs, rows) };
     s.vectorize(Late {
         post,
         y: tile.c,
@@ -430,6 +430,5 @@ unsafe fn run_late<S: Simd>(s: S, rows: usize, tile: &Tile<'_>, outputs: *const 
         first_col: tile.first_col,
         cols: tile.cols,
         rows,
-        number: |r: usize| numbers[r],
     });
 }

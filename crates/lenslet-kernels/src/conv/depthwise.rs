@@ -4,13 +4,15 @@
 //! outside, vectors of channels inside them, columns innermost. Rows of taps in the padding are left out; columns in the padding cost a
 //! branch, and only in tiles that touch the border.
 
-use super::depthwise_tile::{COLUMNS, Strip, WIDEST, run_strip, strip_vectors};
+use super::depthwise_tile::{
+    COLUMNS, Strip, WIDEST, has_pairs, run_pair, run_strip, strip_vectors,
+};
 use super::{Conv2d, Pass};
-use crate::buffer::{AlignedBuf, with_local};
+use crate::buffer::AlignedBuf;
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::moments::Chunk;
-use crate::pool::parallel_for;
+use crate::pool::{num_threads, parallel_for};
 use crate::product::Output;
 use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 use crate::tile::geometry;
@@ -143,9 +145,16 @@ impl Depthwise {
             let rows = n * phase.grid[0];
             let taps = (phase.tap_rows.len() * phase.tap_cols.len()).max(1);
             let per_row = phase.grid[1] * taps * c;
-            let at_once = (CHUNK / per_row).clamp(1, rows.div_ceil(8).max(1));
+            // Two rows at least where there are pairs and, where sums of chunks do not depend on it, where that leaves every thread some.
+            let has_moments = !post.moments.is_null();
+            let pairs = phase.has_pairs(self.isa) && (has_moments || rows >= 2 * num_threads());
+            let least = if pairs { 2.min(rows).max(1) } else { 1 };
+            let at_once = (CHUNK / per_row).clamp(least, rows.div_ceil(8).max(least));
             // An even number: two threads take halves then, as they do of what is computed before and behind.
-            let chunks = rows.div_ceil(at_once).next_multiple_of(2).min(rows);
+            let chunks = rows
+                .div_ceil(at_once)
+                .next_multiple_of(2)
+                .min(rows.div_ceil(least));
             parallel_for(chunks, |i| {
                 dispatch_on(
                     self.isa,
@@ -203,21 +212,45 @@ impl Depthwise {
 }
 
 impl Phase {
-    /// Where each tap's weights lie within a row of taps, if the taps are neighbours in the order of their columns.
-    fn fast_taps(&self, padded: usize) -> Option<[usize; WIDEST]> {
-        let neighbours = self
-            .tap_cols
-            .windows(2)
-            .all(|pair| pair[1].0 == pair[0].0 + 1);
-        if !neighbours || self.tap_cols.len() > WIDEST {
+    /// Where the weights lie, if the taps are neighbours in the order of their columns and the fast tiles have room for them.
+    fn fast_taps(&self, padded: usize) -> Option<FastTaps> {
+        let (rows, cols) = (&self.tap_rows, &self.tap_cols);
+        if rows.len() > WIDEST || cols.len() > WIDEST || cols.is_empty() || !neighbours(cols) {
             return None;
         }
-        let mut at = [0; WIDEST];
-        at.iter_mut()
-            .zip(&self.tap_cols)
-            .for_each(|(at, tap)| *at = tap.1 * padded);
-        Some(at)
+        let mut taps = FastTaps {
+            tap_weights: [0; WIDEST],
+            row_weights: [0; WIDEST],
+        };
+        for (at, tap) in taps.tap_weights.iter_mut().zip(cols) {
+            *at = tap.1 * padded;
+        }
+        for (at, tap) in taps.row_weights.iter_mut().zip(rows) {
+            *at = tap.1 * self.kernel_width * padded;
+        }
+        Some(taps)
     }
+
+    /// Whether two rows of outputs can be computed together.
+    fn has_pairs(&self, isa: Isa) -> bool {
+        let taps = self.tap_cols.len();
+        self.in_step == [1, 1]
+            && self.tap_rows.len() == taps
+            && has_pairs(isa, taps)
+            && neighbours(&self.tap_rows)
+            && neighbours(&self.tap_cols)
+    }
+}
+
+/// Whether taps lie one behind the other.
+fn neighbours(taps: &[(isize, usize)]) -> bool {
+    taps.windows(2).all(|pair| pair[1].0 == pair[0].0 + 1)
+}
+
+/// Where the fast tiles find the weights of each tap of a row, and each row's.
+struct FastTaps {
+    tap_weights: [usize; WIDEST],
+    row_weights: [usize; WIDEST],
 }
 
 /// Some rows of the grid, counted through all images.
@@ -240,125 +273,194 @@ impl Kernel for RowsKernel<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let phase = self.phase;
-        let [h, w] = self.input;
-        let [grid_h, grid_w] = phase.grid;
-        let data = self.x.data.as_ptr();
-        let ld = self.x.ld;
-        let leftmost = phase.tap_cols.iter().map(|tap| tap.0).min().unwrap_or(0);
-        let rightmost = phase.tap_cols.iter().map(|tap| tap.0).max().unwrap_or(0);
-        let tap_weights = phase.fast_taps(self.weights.padded);
-        let mut strip_rows = with_local(|local| std::mem::take(&mut local.tap_rows));
-        for row in self.rows.clone() {
-            let (image, row) = (row / grid_h, row % grid_h);
-            let y = (row * phase.in_step[0]) as isize;
-            let inside = |dy: isize| (0..h as isize).contains(&(y + dy));
-            let out_row = row * phase.out_step[0] + phase.out_offset[0];
-            let out_row = image * self.output[0] + out_row - self.first[1];
-            let first_pixel = out_row * self.output[1] + phase.out_offset[1];
-            // Of the row under the first row of taps, which may lie above the image.
-            let top = (image * h) as isize + y - self.first[0] as isize;
-            let tap_rows = phase
-                .tap_rows
-                .iter()
-                .filter(|tap| inside(tap.0))
-                .map(|&(dy, ky)| {
-                    (
-                        (top + dy) as usize * w,
-                        ky * phase.kernel_width * self.weights.padded,
-                    )
-                });
-            strip_rows.clear();
-            strip_rows.extend(tap_rows);
-            let mut c = 0;
-            while c < self.c {
-                let left = self.c - c;
-                let vectors = if left >= 2 * S::LANES {
-                    strip_vectors(S::ISA)
-                } else {
-                    1
-                };
-                let repeats = (left / (vectors * S::LANES)).max(1);
-                if let Some(tap_weights) = tap_weights.filter(|_| left >= S::LANES) {
-                    let strip = Strip {
-                        x: data.wrapping_add(c),
-                        ld,
-                        w,
-                        tap_rows: &strip_rows,
-                        first_tap: leftmost,
-                        tap_weights,
-                        weights: self.weights.weights.as_ptr().wrapping_add(c),
-                        out: self.y,
-                        post: self.post,
-                        pixel: first_pixel,
-                        pixel_step: phase.out_step[1],
-                        columns: grid_w,
-                        c,
-                        repeats,
-                    };
-                    let taps = phase.tap_cols.len();
-                    // SAFETY: rows outside the image are left out, channels stop at `c`; the caller of `Depthwise::run` promised
-                    // the slices; the weights' rows are whole vectors.
-                    if unsafe { run_strip(s, taps, phase.in_step[1], vectors, &strip) } {
-                        c += repeats * vectors * S::LANES;
-                        continue;
-                    }
-                }
-                let mut col = 0;
-                while col < grid_w {
-                    // The last tile is moved to the left, so that it is whole; some outputs are computed twice.
-                    let start = col.min(grid_w.saturating_sub(COLUMNS));
-                    let x0 = (start * phase.in_step[1]) as isize;
-                    let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
-                    let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
-                    let tile = ColumnTile {
-                        x: data.wrapping_add(c),
-                        ld,
-                        w,
-                        y: top,
-                        x0,
-                        step: phase.in_step[1],
-                        weights: self.weights.weights.as_ptr().wrapping_add(c),
-                        padded: self.weights.padded,
-                        kernel_width: phase.kernel_width,
-                        out: self.y,
-                        post: self.post,
-                        pixel: first_pixel + start * phase.out_step[1],
-                        pixel_step: phase.out_step[1],
-                        columns: COLUMNS.min(grid_w - start),
-                        c,
-                        n: left.min(S::LANES),
-                    };
-                    let rows = phase.tap_rows.iter().filter(|tap| inside(tap.0));
-                    let cols = &phase.tap_cols[..];
-                    // SAFETY: rows outside the image are left out, columns outside it too (`edge`); channels stop at `c`; the caller
-                    // of `Depthwise::run` promised the slices; the weights' rows are whole vectors.
-                    unsafe {
-                        match (vectors, left < S::LANES, edge) {
-                            (2, _, false) => tile.run::<S, 2, false, false>(s, rows, cols),
-                            (2, _, true) => tile.run::<S, 2, false, true>(s, rows, cols),
-                            (_, false, false) => tile.run::<S, 1, false, false>(s, rows, cols),
-                            (_, false, true) => tile.run::<S, 1, false, true>(s, rows, cols),
-                            (_, true, false) => tile.run::<S, 1, true, false>(s, rows, cols),
-                            (_, true, true) => tile.run::<S, 1, true, true>(s, rows, cols),
-                        }
-                    }
-                    col = start + COLUMNS;
-                }
-                c += vectors * S::LANES;
+        let grid_h = self.phase.grid[0];
+        let pairs = self.c >= S::LANES && self.phase.has_pairs(S::ISA);
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            if pairs && row + 1 < self.rows.end && row % grid_h + 1 < grid_h {
+                let c = self.pair(s, row);
+                self.row(s, row, c);
+                self.row(s, row + 1, c);
+                row += 2;
+            } else {
+                self.row(s, row, 0);
+                row += 1;
             }
         }
-        with_local(|local| local.tap_rows = strip_rows);
+        self.sum_moments(s);
+    }
+}
+
+impl RowsKernel<'_> {
+    /// Where a row of outputs lies, counted through all images.
+    fn place(&self, row: usize) -> RowPlace {
+        let phase = self.phase;
+        let (image, row) = (row / phase.grid[0], row % phase.grid[0]);
+        let y = (row * phase.in_step[0]) as isize;
+        let out_row = row * phase.out_step[0] + phase.out_offset[0];
+        let out_row = image * self.output[0] + out_row - self.first[1];
+        RowPlace {
+            y,
+            top: (image * self.input[0]) as isize + y - self.first[0] as isize,
+            pixel: out_row * self.output[1] + phase.out_offset[1],
+        }
+    }
+
+    /// First pixel of the input's row `dy` rows below the one under the first row of taps, where that lies in the image.
+    fn input_row(&self, place: &RowPlace, dy: isize) -> Option<usize> {
+        let inside = (0..self.input[0] as isize).contains(&(place.y + dy));
+        inside.then(|| (place.top + dy) as usize * self.input[1])
+    }
+
+    /// What the fast tiles need to know of a row of outputs, or of two that begin there, from channel `c` on.
+    fn strip<'s>(
+        &'s self,
+        place: &RowPlace,
+        taps: &'s FastTaps,
+        rows: &'s [Option<usize>],
+        c: usize,
+        repeats: usize,
+    ) -> Strip<'s> {
+        let phase = self.phase;
+        Strip {
+            x: self.x.data.as_ptr().wrapping_add(c),
+            ld: self.x.ld,
+            w: self.input[1],
+            rows,
+            row_weights: &taps.row_weights[..phase.tap_rows.len()],
+            first_tap: phase.tap_cols[0].0,
+            tap_weights: taps.tap_weights,
+            weights: self.weights.weights.as_ptr().wrapping_add(c),
+            out: self.y,
+            post: self.post,
+            pixel: place.pixel,
+            pixel_step: phase.out_step[1],
+            row_step: phase.out_step[0] * self.output[1],
+            columns: phase.grid[1],
+            c,
+            repeats,
+        }
+    }
+
+    /// Two rows of outputs; the number of channels that are done, all but those that fill no vector.
+    #[inline(always)]
+    fn pair<S: Simd>(&self, s: S, row: usize) -> usize {
+        let phase = self.phase;
+        let Some(taps) = phase.fast_taps(self.weights.padded) else {
+            return 0;
+        };
+        let place = self.place(row);
+        let mut rows = [None; WIDEST + 1];
+        let count = phase.tap_rows.len() + 1;
+        for (i, row) in rows[..count].iter_mut().enumerate() {
+            *row = self.input_row(&place, phase.tap_rows[0].0 + i as isize);
+        }
+        let repeats = self.c / S::LANES;
+        let strip = self.strip(&place, &taps, &rows[..count], 0, repeats);
+        // SAFETY: rows outside the image are left out, channels stop at the last whole vector; the caller of `Depthwise::run` promised the
+        // slices; the weights' rows are whole vectors.
+        unsafe { run_pair(s, phase.tap_cols.len(), &strip) };
+        repeats * S::LANES
+    }
+
+    /// One row of outputs, from channel `c` on.
+    #[inline(always)]
+    fn row<S: Simd>(&self, s: S, row: usize, mut c: usize) {
+        let phase = self.phase;
+        let place = self.place(row);
+        let taps = phase.fast_taps(self.weights.padded);
+        let mut rows = [None; WIDEST];
+        for (row, tap) in rows.iter_mut().zip(&phase.tap_rows) {
+            *row = self.input_row(&place, tap.0);
+        }
+        while c < self.c {
+            let left = self.c - c;
+            let vectors = if left >= 2 * S::LANES {
+                strip_vectors(S::ISA)
+            } else {
+                1
+            };
+            if let Some(taps) = &taps
+                && left >= S::LANES
+            {
+                let repeats = left / (vectors * S::LANES);
+                let rows = &rows[..phase.tap_rows.len()];
+                let strip = self.strip(&place, taps, rows, c, repeats);
+                // SAFETY: as for two rows.
+                if unsafe { run_strip(s, phase.tap_cols.len(), phase.in_step[1], vectors, &strip) }
+                {
+                    c += repeats * vectors * S::LANES;
+                    continue;
+                }
+            }
+            self.columns(s, &place, c, vectors);
+            c += vectors * S::LANES;
+        }
+    }
+
+    /// All columns of one row of outputs for one or two vectors of channels, any taps.
+    #[inline(always)]
+    fn columns<S: Simd>(&self, s: S, place: &RowPlace, c: usize, vectors: usize) {
+        let phase = self.phase;
+        let (w, grid_w, left) = (self.input[1], phase.grid[1], self.c - c);
+        let leftmost = phase.tap_cols.iter().map(|tap| tap.0).min().unwrap_or(0);
+        let rightmost = phase.tap_cols.iter().map(|tap| tap.0).max().unwrap_or(0);
+        let mut col = 0;
+        while col < grid_w {
+            // The last tile is moved to the left, so that it is whole; some outputs are computed twice.
+            let start = col.min(grid_w.saturating_sub(COLUMNS));
+            let x0 = (start * phase.in_step[1]) as isize;
+            let last = x0 + ((COLUMNS - 1) * phase.in_step[1]) as isize;
+            let edge = x0 + leftmost < 0 || last + rightmost >= w as isize;
+            let tile = ColumnTile {
+                x: self.x.data.as_ptr().wrapping_add(c),
+                ld: self.x.ld,
+                w,
+                y: place.top,
+                x0,
+                step: phase.in_step[1],
+                weights: self.weights.weights.as_ptr().wrapping_add(c),
+                padded: self.weights.padded,
+                kernel_width: phase.kernel_width,
+                out: self.y,
+                post: self.post,
+                pixel: place.pixel + start * phase.out_step[1],
+                pixel_step: phase.out_step[1],
+                columns: COLUMNS.min(grid_w - start),
+                c,
+                n: left.min(S::LANES),
+            };
+            let inside = |dy: isize| self.input_row(place, dy).is_some();
+            let rows = phase.tap_rows.iter().filter(|tap| inside(tap.0));
+            let cols = &phase.tap_cols[..];
+            // SAFETY: rows outside the image are left out, columns outside it too (`edge`); channels stop at `c`; the caller
+            // of `Depthwise::run` promised the slices; the weights' rows are whole vectors.
+            unsafe {
+                match (vectors, left < S::LANES, edge) {
+                    (2, _, false) => tile.run::<S, 2, false, false>(s, rows, cols),
+                    (2, _, true) => tile.run::<S, 2, false, true>(s, rows, cols),
+                    (_, false, false) => tile.run::<S, 1, false, false>(s, rows, cols),
+                    (_, false, true) => tile.run::<S, 1, false, true>(s, rows, cols),
+                    (_, true, false) => tile.run::<S, 1, true, false>(s, rows, cols),
+                    (_, true, true) => tile.run::<S, 1, true, true>(s, rows, cols),
+                }
+            }
+            col = start + COLUMNS;
+        }
+    }
+
+    /// Sums of the rows just written, where the epilogue asks for them.
+    #[inline(always)]
+    fn sum_moments<S: Simd>(&self, s: S) {
+        let phase = self.phase;
+        let grid_w = phase.grid[1];
         // SAFETY: the caller of `Depthwise::run` promised that the post is valid.
         if let Some(moments) = unsafe { self.post.moments() } {
             let pixels: Vec<usize> = self
                 .rows
                 .clone()
                 .flat_map(|row| {
-                    let (image, row) = (row / grid_h, row % grid_h);
-                    let row = row * phase.out_step[0] + phase.out_offset[0];
-                    let row = image * self.output[0] + row - self.first[1];
-                    let first = row * self.output[1] + phase.out_offset[1];
+                    let first = self.place(row).pixel;
                     (0..grid_w).map(move |col| first + col * phase.out_step[1])
                 })
                 .collect();
@@ -369,6 +471,16 @@ impl Kernel for RowsKernel<'_> {
             chunk.finish();
         }
     }
+}
+
+/// Where a row of outputs lies.
+struct RowPlace {
+    /// Row of the input under the first row of taps, in its image and counted through all images from the first that is there. It may lie
+    /// above the image.
+    y: isize,
+    top: isize,
+    /// Output pixel of column 0.
+    pixel: usize,
 }
 
 /// Seven output columns of one row.

@@ -325,14 +325,14 @@ impl<const M: usize, const NV: usize, const ST: usize> Kernel for StripKernel<'_
                 }
             }
             if post.has_late_pass() {
+                let rows: [usize; M] = std::array::from_fn(|i| strip.pixel + col + i);
                 s.vectorize(Late {
                     post,
                     y: strip.y.data.wrapping_add(panel.col),
                     ld: strip.y.ld,
                     first_col: panel.col,
                     cols: panel.cols,
-                    rows: columns,
-                    number: |i: usize| strip.pixel + col + i,
+                    rows: &rows[..columns],
                 });
             }
             col += M;

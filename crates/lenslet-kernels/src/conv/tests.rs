@@ -298,6 +298,22 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn square_depthwise_convolutions_match_the_reference(
+        n in 1usize..3, h in 1usize..12, w in 1usize..40, c in 1usize..70, kernel in 1usize..8, stride in 1usize..3,
+        padding in [0usize..5, 0usize..5, 0usize..5, 0usize..5], pads in [0usize..4, 0usize..4], seed: u64,
+    ) {
+        let shape = Conv2d { padding, ..Conv2d::new([n, h, w, c], c, [kernel, kernel]) };
+        let shape = shape.stride(stride).groups(c);
+        prop_assume!(shape.output_size().is_ok());
+        let problem = Problem::new(shape, seed);
+        with_each_isa(|_| problem.check_all(pads));
+    }
+}
+
 /// Shapes that take the branches which random small ones seldom reach.
 #[test]
 fn particular_shapes() {

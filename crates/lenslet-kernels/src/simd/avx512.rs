@@ -1,10 +1,11 @@
-//! AVX-512F: sixteen lanes, thirty-two registers, masked tails.
+//! AVX-512F and DQ: sixteen lanes, thirty-two registers, masked tails.
 
 use super::{Isa, Kernel, Simd};
+use crate::vmath::horner;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
-/// Proof that AVX-512F (with AVX2 and FMA, which every such processor has) is there.
+/// Proof that AVX-512F and DQ (with AVX2 and FMA, which every such processor has) are there.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512 {
     /// Whether a division hides behind multiplications better than what replaces it.
@@ -16,6 +17,7 @@ impl Avx512 {
     #[inline]
     pub fn new() -> Option<Self> {
         let there = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
         there.then(|| Avx512 {
@@ -33,11 +35,14 @@ fn is_amd() -> bool {
     [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx2,fma")]
 #[inline(never)]
 fn enter<K: Kernel>(s: Avx512, kernel: K) -> K::Output {
     kernel.run(s)
 }
+
+/// `vreduceps` takes away the next integer below.
+const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
 
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
@@ -45,7 +50,7 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as __mmask16
 }
 
-// Every unsafe block below calls an intrinsic of AVX-512F; the token proves that the instructions exist. Those that touch
+// Every unsafe block below calls an intrinsic of AVX-512F or DQ; the token proves that the instructions exist. Those that touch
 // memory pass the caller's promise on.
 impl Simd for Avx512 {
     type V = __m512;
@@ -190,6 +195,32 @@ impl Simd for Avx512 {
     fn scale_by_pow2(self, a: __m512, n: __m512) -> __m512 {
         // SAFETY: token.
         unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    fn pow2s<const N: usize>(self, x: [__m512; N]) -> [__m512; N] {
+        // What x has above an integer, whose power of two within 8e-8 is multiplied by two to that integer.
+        let mut rest = x;
+        for i in 0..N {
+            // SAFETY: token.
+            rest[i] = unsafe { _mm512_reduce_ps::<DOWN>(x[i]) };
+        }
+        let mut y = horner(
+            self,
+            rest,
+            [
+                0.001_877_576,
+                0.008_989_342,
+                0.055_826_318,
+                0.240_153_61,
+                0.693_153_1,
+                0.999_999_94,
+            ],
+        );
+        for i in 0..N {
+            // SAFETY: token.
+            y[i] = unsafe { _mm512_scalef_ps(y[i], x[i]) };
+        }
+        y
     }
     #[inline(always)]
     fn lt(self, a: __m512, b: __m512) -> __mmask16 {

@@ -57,7 +57,7 @@ pub enum Isa {
     Neon = 2,
     /// AVX2 with FMA, eight lanes.
     Avx2 = 3,
-    /// AVX-512F, sixteen lanes.
+    /// AVX-512F and DQ, sixteen lanes.
     Avx512 = 4,
 }
 
@@ -286,6 +286,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn scale_by_near_pow2(self, a: Self::V, n: Self::V) -> Self::V {
         self.scale_by_pow2(a, n)
+    }
+    /// 2^x for x up to 127, within a relative error of 2e-7; 1e-38 or less below -126, infinite from 128 to 129.
+    #[inline(always)]
+    fn pow2s<const N: usize>(self, x: [Self::V; N]) -> [Self::V; N] {
+        crate::vmath::pow2s(self, x)
     }
     /// `a < b`
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
