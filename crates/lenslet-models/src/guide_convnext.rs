@@ -43,8 +43,8 @@ impl GuideConvNeXtBlock {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = tap("dwconv", || self.dwconv.forward(x.clone()));
         let y = tap("norm", || self.norm.forward(y));
-        let y = Activation::Gelu.forward(tap("pwconv1", || self.pwconv1.forward(y)));
-        let y = tap("pwconv2", || self.pwconv2.forward(y));
+        let y = tap("pwconv1", || self.pwconv1.forward(y));
+        let y = tap("pwconv2", || self.pwconv2.forward_of(Activation::Gelu, y));
         scale(y, self.gamma.val().unsqueeze(), Some(x))
     }
 }

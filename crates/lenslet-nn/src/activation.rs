@@ -42,10 +42,15 @@ impl Activation {
         }
     }
 
-    /// What the operation in front can apply, and what remains to be done after it.
+    /// Whether its derivative can be had from its value.
+    pub(crate) fn is_known_by_output(self) -> bool {
+        cpu::is_known_by_output(self)
+    }
+
+    /// The activation, if it is known by its output, and else: the first is one that the operation in front can apply.
     pub(crate) fn split(activation: Option<Self>) -> (Option<Self>, Option<Self>) {
         match activation {
-            Some(known) if cpu::is_known_by_output(known) => (activation, None),
+            Some(known) if known.is_known_by_output() => (activation, None),
             _ => (None, activation),
         }
     }

@@ -48,7 +48,7 @@ pub fn first_attention(
     let part = |x, from, count| {
         let weight = weight.clone().narrow(0, from, count);
         let bias = bias.clone().map(|bias| bias.narrow(0, from, count));
-        linear(x, weight, bias, None)
+        linear(x, weight, bias, [None, None])
     };
     let q = part(x.clone().narrow(1, 0, 1), 0, channels);
     let kv = part(x, channels, 2 * channels);
@@ -110,7 +110,7 @@ impl MultiHeadAttention {
     /// `[N, L, C]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (weight, bias) = (self.in_proj_weight.val(), self.in_proj_bias.val());
-        let qkv = linear(x, weight, Some(bias), None);
+        let qkv = linear(x, weight, Some(bias), [None, None]);
         let x = self_attention(qkv, self.heads, None);
         tap("out_proj", || self.out_proj.forward(x))
     }

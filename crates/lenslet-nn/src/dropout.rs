@@ -29,13 +29,18 @@ impl Dropout {
 
     /// Any shape to the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if self.p == 0.0 || !self.training.is_enabled() || !x.device().is_autodiff() {
+        if self.is_identity(&x) {
             return x;
         }
         match mask(x.dims(), self.p, &x.device()) {
             Some(mask) => x * mask,
             None => x.zeros_like(),
         }
+    }
+
+    /// Whether it leaves `x` as it is.
+    pub fn is_identity<const D: usize>(&self, x: &Tensor<D>) -> bool {
+        self.p == 0.0 || !self.training.is_enabled() || !x.device().is_autodiff()
     }
 }
 

@@ -86,21 +86,32 @@ impl Linear {
         activation: Option<Activation>,
     ) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
-        linear(x, self.weight.val(), bias, activation)
+        linear(x, self.weight.val(), bias, [None, activation])
+    }
+
+    /// The layer behind an activation. In training that one's value is not kept for the backward pass but computed again, where its
+    /// derivative needs its input, which is kept anyway.
+    pub fn forward_of<const D: usize>(&self, activation: Activation, x: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(Param::val);
+        linear(x, self.weight.val(), bias, [Some(activation), None])
     }
 }
 
-/// `y = activation(x * weight^T + bias)` on the last dimension.
+/// `y = after(before(x) * weight^T + bias)` on the last dimension.
 pub(crate) fn linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
-    activation: Option<Activation>,
+    [before, after]: [Option<Activation>; 2],
 ) -> Tensor<D> {
-    let (fused, after) = Activation::split(activation);
-    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), fused) {
-        return Activation::apply(after, y);
+    let (fused, rest) = Activation::split(after);
+    // An activation that is known by its output keeps nothing else.
+    let (known, recomputed) = Activation::split(before);
+    let x = Activation::apply(known, x);
+    if let Some(y) = cpu::linear(&x, &weight, bias.as_ref(), [recomputed, fused]) {
+        return Activation::apply(rest, y);
     }
+    let x = Activation::apply(recomputed, x);
     let mut shape = x.dims();
     let [out_features, in_features] = weight.dims();
     shape[D - 1] = out_features;
@@ -110,5 +121,5 @@ pub(crate) fn linear<const D: usize>(
         Some(bias) => y + bias.unsqueeze(),
         None => y,
     };
-    Activation::apply(activation, y.reshape(shape))
+    Activation::apply(after, y.reshape(shape))
 }

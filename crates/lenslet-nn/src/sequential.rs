@@ -110,7 +110,7 @@ impl From<Sequential> for Layer {
 /// Runs the layers one after the other.
 ///
 /// A convolution, a batch norm and perhaps an activation in a row are one fused unit
-/// ([`conv_bn_act`]); so is a convolution or a linear layer with an activation behind it.
+/// ([`conv_bn_act`]); so is a convolution or a linear layer with an activation behind it, and a linear layer with one before it.
 pub fn forward_sequential(layers: &[Layer], x: Tensor<4>) -> Tensor<4> {
     forward_range(layers, 0..layers.len(), x)
 }
@@ -164,9 +164,24 @@ fn forward_residual(
                 x = conv.forward_activated(x, Some(layer.kind));
                 2
             }
-            [Layer::Linear(linear), Layer::Activation(layer), ..] if !is_recording() => {
+            [Layer::Linear(linear), Layer::Activation(layer), ..]
+                if !is_recording() && layer.kind.is_known_by_output() =>
+            {
                 x = linear.forward_activated(x, Some(layer.kind));
                 2
+            }
+            [Layer::Activation(layer), Layer::Linear(linear), ..] if !is_recording() => {
+                x = linear.forward_of(layer.kind, x);
+                2
+            }
+            [
+                Layer::Activation(layer),
+                Layer::Dropout(dropout),
+                Layer::Linear(linear),
+                ..,
+            ] if !is_recording() && dropout.is_identity(&x) => {
+                x = linear.forward_of(layer.kind, x);
+                3
             }
             [Layer::Sequential(last)] => {
                 let added = residual.take();

@@ -36,10 +36,7 @@ impl CpuOp<1> for Activate {
     }
 
     fn forward(&self, [x]: [Values; 1]) -> (Values, Values, ()) {
-        let y = Values::written(&self.shape, |y| {
-            let x_y = InOut::Separate(x.data(), y);
-            activation_forward(self.activation, x_y).expect(CHECKED);
-        });
+        let y = activated(self.activation, &x);
         let from_output = self.activation.derivative_from_output_exists();
         let saved = if from_output { y.clone() } else { x };
         (y, saved, ())
@@ -53,6 +50,14 @@ impl CpuOp<1> for Activate {
         };
         [Some(gradient(self.activation, saved, &self.shape, dy))]
     }
+}
+
+/// The activation of every element, not recorded.
+pub(super) fn activated(activation: Activation, x: &Values) -> Values {
+    Values::written(x.shape(), |y| {
+        let x_y = InOut::Separate(x.data(), y);
+        activation_forward(activation, x_y).expect(CHECKED);
+    })
 }
 
 /// The gradient of an activation's input.
@@ -69,10 +74,18 @@ pub(crate) fn is_known_by_output(activation: crate::Activation) -> bool {
 
 /// The gradient of what came before an activation that the operation in front has applied, given that operation's output.
 pub(super) fn gradient_by_output(activation: Activation, y: &Values, dy: Values) -> Values {
-    let shape = y.shape();
+    timed_gradient(activation, Saved::Output(y.data()), y.shape(), dy)
+}
+
+/// The gradient of an activation's input, given that.
+pub(super) fn gradient_by_input(activation: Activation, x: &Values, dy: Values) -> Values {
+    timed_gradient(activation, Saved::Input(x.data()), x.shape(), dy)
+}
+
+fn timed_gradient(activation: Activation, saved: Saved<'_>, shape: &[usize], dy: Values) -> Values {
     timed(
         || label("activation", shape),
         Way::Backward,
-        || gradient(activation, Saved::Output(y.data()), shape, dy),
+        || gradient(activation, saved, shape, dy),
     )
 }

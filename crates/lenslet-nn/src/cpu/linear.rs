@@ -13,12 +13,13 @@ use super::weighted::{Weighted, added, run_weighted};
 use super::{CHECKED, kernel_activation};
 use crate::timing::Label;
 
-/// `[…, in]` and `[out, in]` to `[…, out]`. An activation must be one that [`is_known_by_output`](super::is_known_by_output).
+/// `[…, in]` and `[out, in]` to `[…, out]`, with one activation before it and one behind it. The one behind must be one that
+/// [`is_known_by_output`](super::is_known_by_output).
 pub(crate) fn linear<const D: usize>(
     x: &Tensor<D>,
     weight: &Tensor<2>,
     bias: Option<&Tensor<1>>,
-    activation: Option<crate::Activation>,
+    [before, after]: [Option<crate::Activation>; 2],
 ) -> Option<Tensor<D>> {
     let (shape, [outputs, inputs]) = (x.dims(), weight.dims());
     if shape[D - 1] != inputs {
@@ -30,7 +31,8 @@ pub(crate) fn linear<const D: usize>(
         outer,
         inputs,
         outputs,
-        activation: activation.map_or(Activation::None, kernel_activation),
+        before: before.map_or(Activation::None, kernel_activation),
+        after: after.map_or(Activation::None, kernel_activation),
     };
     let bias = match bias {
         Some(bias) => Some(input(bias)?),
@@ -47,7 +49,8 @@ struct Linear {
     rows: usize,
     inputs: usize,
     outputs: usize,
-    activation: Activation,
+    before: Activation,
+    after: Activation,
 }
 
 thread_local! {
@@ -85,7 +88,11 @@ impl Weighted for Linear {
     type Extra = ();
 
     fn activation(&self) -> Activation {
-        self.activation
+        self.after
+    }
+
+    fn input_activation(&self) -> Activation {
+        self.before
     }
 
     fn label(&self) -> Label {
@@ -103,7 +110,7 @@ impl Weighted for Linear {
     }
 
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, ()) {
-        let epilogue = Epilogue::bias_activation(bias.map(Values::data), self.activation);
+        let epilogue = Epilogue::bias_activation(bias.map(Values::data), self.after);
         (self.product(Order::Transposed, x, weight, &epilogue), ())
     }
 

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use burn::tensor::Tensor;
 use lenslet_kernels::{Activation, Epilogue, Residual, ResidualPosition};
 
-use super::activate::gradient_by_output;
-use super::op::{CpuOp, Input, Values, run};
+use super::activate::{activated, gradient_by_input, gradient_by_output};
+use super::op::{CpuOp, Input, Values, label, run};
 use crate::timing::{Label, Way, timed};
 
 /// A linear operation with a weight and perhaps a bias.
@@ -17,6 +17,11 @@ pub(super) trait Weighted: Clone + Debug + Send + 'static {
 
     /// What `forward` applies to its output: a function whose derivative can be had from that.
     fn activation(&self) -> Activation {
+        Activation::None
+    }
+    /// What the input goes through first: a function whose derivative can be had from that input. Its value is not kept for the
+    /// backward pass but computed again, and is what `forward` and `weight_gradient` get.
+    fn input_activation(&self) -> Activation {
         Activation::None
     }
     fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, Self::Extra);
@@ -78,21 +83,48 @@ impl<T: Weighted> Recorded<T> {
         }
     }
 
+    /// The output, after what the input goes through first.
+    fn forward(&self, x: &Values, weight: &Values, bias: Option<&Values>) -> (Values, T::Extra) {
+        match self.0.input_activation() {
+            Activation::None => self.0.forward(x, weight, bias),
+            before => self.0.forward(&activated(before, x), weight, bias),
+        }
+    }
+
+    /// The input's gradient on top of `other`, which is taken where the sum costs nothing, and the weight's.
     fn gradients(
         &self,
         kept: &Kept,
         dy: &Values,
         [for_x, for_weight]: [bool; 2],
-        other: Option<Values>,
+        other: &mut Option<Values>,
     ) -> [Option<Values>; 2] {
-        [
-            for_x.then(|| {
-                self.timed(Way::Input, || {
-                    self.0.input_gradient(&kept.weight, dy, other.as_ref())
-                })
-            }),
-            for_weight.then(|| self.timed(Way::Weight, || self.0.weight_gradient(&kept.x, dy))),
-        ]
+        let before = self.0.input_activation();
+        // First, so that the activation's value is gone before the input's gradient is made.
+        let dw = for_weight.then(|| match before {
+            Activation::None => self.weight_gradient(&kept.x, dy),
+            before => {
+                let again = || label("activation", kept.x.shape());
+                let x = timed(again, Way::Backward, || activated(before, &kept.x));
+                self.weight_gradient(&x, dy)
+            }
+        });
+        let dx = for_x.then(|| match before {
+            Activation::None => self.input_gradient(&kept.weight, dy, other.take().as_ref()),
+            before => {
+                let dx = self.input_gradient(&kept.weight, dy, None);
+                gradient_by_input(before, &kept.x, dx)
+            }
+        });
+        [dx, dw]
+    }
+
+    fn weight_gradient(&self, x: &Values, dy: &Values) -> Values {
+        self.timed(Way::Weight, || self.0.weight_gradient(x, dy))
+    }
+
+    fn input_gradient(&self, weight: &Values, dy: &Values, other: Option<&Values>) -> Values {
+        self.timed(Way::Input, || self.0.input_gradient(weight, dy, other))
     }
 
     fn timed(&self, way: Way, run: impl FnOnce() -> Values) -> Values {
@@ -111,7 +143,7 @@ impl<T: Weighted> CpuOp<2> for Recorded<T> {
     }
 
     fn forward(&self, [x, weight]: [Values; 2]) -> (Values, Kept, T::Extra) {
-        let (y, extra) = self.0.forward(&x, &weight, None);
+        let (y, extra) = self.forward(&x, &weight, None);
         let kept = self.keep(x, weight, &y);
         (y, kept, extra)
     }
@@ -128,7 +160,7 @@ impl<T: Weighted> CpuOp<2> for Recorded<T> {
         others: &mut [Option<Values>; 2],
     ) -> [Option<Values>; 2] {
         let dy = self.before_activation(&kept, dy);
-        self.gradients(&kept, &dy, wanted, others[0].take())
+        self.gradients(&kept, &dy, wanted, &mut others[0])
     }
 }
 
@@ -143,7 +175,7 @@ impl<T: Weighted> CpuOp<3> for Recorded<T> {
     }
 
     fn forward(&self, [x, weight, bias]: [Values; 3]) -> (Values, Kept, T::Extra) {
-        let (y, extra) = self.0.forward(&x, &weight, Some(&bias));
+        let (y, extra) = self.forward(&x, &weight, Some(&bias));
         let kept = self.keep(x, weight, &y);
         (y, kept, extra)
     }
@@ -160,7 +192,7 @@ impl<T: Weighted> CpuOp<3> for Recorded<T> {
         others: &mut [Option<Values>; 3],
     ) -> [Option<Values>; 3] {
         let dy = self.before_activation(&kept, dy);
-        let [dx, dw] = self.gradients(&kept, &dy, [for_x, for_weight], others[0].take());
+        let [dx, dw] = self.gradients(&kept, &dy, [for_x, for_weight], &mut others[0]);
         [
             dx,
             dw,
