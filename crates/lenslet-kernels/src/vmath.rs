@@ -307,6 +307,7 @@ mod tests {
     #[derive(Clone, Copy)]
     enum Op {
         Exp,
+        Pow2,
         Sigmoid,
         Silu,
         Tanh,
@@ -327,6 +328,7 @@ mod tests {
                 let x = s.load_slice(part);
                 let y = match self.0 {
                     Op::Exp => exp(s, x),
+                    Op::Pow2 => s.pow2s([x])[0],
                     Op::Sigmoid => sigmoid(s, x),
                     Op::Silu => silu(s, x),
                     Op::Tanh => tanh(s, x),
@@ -388,8 +390,13 @@ mod tests {
 
     #[test]
     fn errors_are_as_documented() {
-        let limits: [(&str, f64, f64); 10] = [
+        let limits: [(&str, f64, f64); 11] = [
             ("exp", worst(Op::Exp, (-87.0, 88.7), 0.0, f64::exp), 2.0e-7),
+            (
+                "power of 2",
+                worst(Op::Pow2, (-126.0, 127.0), 0.0, f64::exp2),
+                2e-7,
+            ),
             (
                 "sigmoid",
                 worst(Op::Sigmoid, (-20.0, 20.0), 0.0, sigmoid64),

@@ -47,7 +47,7 @@ impl Activation {
         cpu::is_known_by_output(self)
     }
 
-    /// The activation, if it is known by its output, and else: the first is one that the operation in front can apply.
+    /// The activation as the first of two where it is known by its output (the operation in front can apply it then), else as the second.
     pub(crate) fn split(activation: Option<Self>) -> (Option<Self>, Option<Self>) {
         match activation {
             Some(known) if known.is_known_by_output() => (activation, None),

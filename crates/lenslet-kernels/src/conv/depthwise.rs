@@ -1,11 +1,11 @@
 //! Depthwise convolution: every channel by itself, vectors across channels.
 //!
-//! A tile is seven output columns by one or two vectors of channels. Rows lie
-//! outside, vectors of channels inside them, columns innermost. Rows of taps in the padding are left out; columns in the padding cost a
+//! A tile is seven output columns by two vectors of channels, by one vector of two rows of outputs, or by one vector. Rows lie
+//! outside, columns inside them, vectors of channels innermost. Rows of taps in the padding are left out; columns in the padding cost a
 //! branch, and only in tiles that touch the border.
 
 use super::depthwise_tile::{
-    COLUMNS, Strip, WIDEST, has_pairs, run_pair, run_strip, strip_vectors,
+    COLUMNS, Seen, Strip, WIDEST, has_pairs, run_pair, run_strip, strip_vectors,
 };
 use super::{Conv2d, Pass};
 use crate::buffer::AlignedBuf;
@@ -145,10 +145,18 @@ impl Depthwise {
             let rows = n * phase.grid[0];
             let taps = (phase.tap_rows.len() * phase.tap_cols.len()).max(1);
             let per_row = phase.grid[1] * taps * c;
-            // Two rows at least where there are pairs and, where sums of chunks do not depend on it, where that leaves every thread some.
-            let has_moments = !post.moments.is_null();
-            let pairs = phase.has_pairs(self.isa) && (has_moments || rows >= 2 * num_threads());
-            let least = if pairs { 2.min(rows).max(1) } else { 1 };
+            // Two rows, where they can be computed together and that leaves every thread some. Moments are sums by chunks, which must not
+            // depend on the number of threads.
+            let enough = if post.moments.is_null() {
+                num_threads()
+            } else {
+                1
+            };
+            let least = if phase.has_pairs(self.isa) && rows >= 2 * enough {
+                2
+            } else {
+                1
+            };
             let at_once = (CHUNK / per_row).clamp(least, rows.div_ceil(8).max(least));
             // An even number: two threads take halves then, as they do of what is computed before and behind.
             let chunks = rows
@@ -274,18 +282,20 @@ impl Kernel for RowsKernel<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let grid_h = self.phase.grid[0];
-        let pairs = self.c >= S::LANES && self.phase.has_pairs(S::ISA);
+        let taps = self.phase.fast_taps(self.weights.padded);
+        let taps = taps.as_ref();
+        let pairs = taps.filter(|_| self.c >= S::LANES && self.phase.has_pairs(S::ISA));
         let mut row = self.rows.start;
         while row < self.rows.end {
-            if pairs && row + 1 < self.rows.end && row % grid_h + 1 < grid_h {
-                let c = self.pair(s, row);
-                self.row(s, row, c);
-                self.row(s, row + 1, c);
-                row += 2;
-            } else {
-                self.row(s, row, 0);
-                row += 1;
+            let both = row + 1 < self.rows.end && row % grid_h + 1 < grid_h;
+            let (count, c) = match pairs {
+                Some(taps) if both => (2, self.pair(s, taps, row)),
+                _ => (1, 0),
+            };
+            for row in row..row + count {
+                self.row(s, taps, row, c);
             }
+            row += count;
         }
         self.sum_moments(s);
     }
@@ -312,12 +322,39 @@ impl RowsKernel<'_> {
         inside.then(|| (place.top + dy) as usize * self.input[1])
     }
 
+    /// What a row of outputs sees.
+    fn seen(&self, place: &RowPlace, taps: &FastTaps) -> Seen {
+        let mut seen = Seen::default();
+        for (tap, &weights) in self.phase.tap_rows.iter().zip(&taps.row_weights) {
+            if let Some(row) = self.input_row(place, tap.0) {
+                seen.push(row, [weights; 2]);
+            }
+        }
+        seen
+    }
+
+    /// What two rows of outputs see, of which one or both look at a row of the input.
+    fn seen_by_pair(&self, place: &RowPlace, taps: &FastTaps) -> Seen {
+        let count = self.phase.tap_rows.len();
+        let at = |i: usize| self.input_row(place, self.phase.tap_rows[0].0 + i as isize);
+        let weights = &taps.row_weights;
+        let mut seen = Seen::default();
+        seen.above = at(0).map(|row| (row, weights[0]));
+        seen.below = at(count).map(|row| (row, weights[count - 1]));
+        for i in 1..count {
+            if let Some(row) = at(i) {
+                seen.push(row, [weights[i], weights[i - 1]]);
+            }
+        }
+        seen
+    }
+
     /// What the fast tiles need to know of a row of outputs, or of two that begin there, from channel `c` on.
     fn strip<'s>(
         &'s self,
         place: &RowPlace,
-        taps: &'s FastTaps,
-        rows: &'s [Option<usize>],
+        taps: &FastTaps,
+        seen: &'s Seen,
         c: usize,
         repeats: usize,
     ) -> Strip<'s> {
@@ -326,8 +363,7 @@ impl RowsKernel<'_> {
             x: self.x.data.as_ptr().wrapping_add(c),
             ld: self.x.ld,
             w: self.input[1],
-            rows,
-            row_weights: &taps.row_weights[..phase.tap_rows.len()],
+            seen,
             first_tap: phase.tap_cols[0].0,
             tap_weights: taps.tap_weights,
             weights: self.weights.weights.as_ptr().wrapping_add(c),
@@ -344,19 +380,12 @@ impl RowsKernel<'_> {
 
     /// Two rows of outputs; the number of channels that are done, all but those that fill no vector.
     #[inline(always)]
-    fn pair<S: Simd>(&self, s: S, row: usize) -> usize {
+    fn pair<S: Simd>(&self, s: S, taps: &FastTaps, row: usize) -> usize {
         let phase = self.phase;
-        let Some(taps) = phase.fast_taps(self.weights.padded) else {
-            return 0;
-        };
         let place = self.place(row);
-        let mut rows = [None; WIDEST + 1];
-        let count = phase.tap_rows.len() + 1;
-        for (i, row) in rows[..count].iter_mut().enumerate() {
-            *row = self.input_row(&place, phase.tap_rows[0].0 + i as isize);
-        }
+        let seen = self.seen_by_pair(&place, taps);
         let repeats = self.c / S::LANES;
-        let strip = self.strip(&place, &taps, &rows[..count], 0, repeats);
+        let strip = self.strip(&place, taps, &seen, 0, repeats);
         // SAFETY: rows outside the image are left out, channels stop at the last whole vector; the caller of `Depthwise::run` promised the
         // slices; the weights' rows are whole vectors.
         unsafe { run_pair(s, phase.tap_cols.len(), &strip) };
@@ -365,14 +394,13 @@ impl RowsKernel<'_> {
 
     /// One row of outputs, from channel `c` on.
     #[inline(always)]
-    fn row<S: Simd>(&self, s: S, row: usize, mut c: usize) {
+    fn row<S: Simd>(&self, s: S, taps: Option<&FastTaps>, row: usize, mut c: usize) {
+        if c == self.c {
+            return;
+        }
         let phase = self.phase;
         let place = self.place(row);
-        let taps = phase.fast_taps(self.weights.padded);
-        let mut rows = [None; WIDEST];
-        for (row, tap) in rows.iter_mut().zip(&phase.tap_rows) {
-            *row = self.input_row(&place, tap.0);
-        }
+        let fast = taps.map(|taps| (taps, self.seen(&place, taps)));
         while c < self.c {
             let left = self.c - c;
             let vectors = if left >= 2 * S::LANES {
@@ -380,12 +408,11 @@ impl RowsKernel<'_> {
             } else {
                 1
             };
-            if let Some(taps) = &taps
+            if let Some((taps, seen)) = &fast
                 && left >= S::LANES
             {
                 let repeats = left / (vectors * S::LANES);
-                let rows = &rows[..phase.tap_rows.len()];
-                let strip = self.strip(&place, taps, rows, c, repeats);
+                let strip = self.strip(&place, taps, seen, c, repeats);
                 // SAFETY: as for two rows.
                 if unsafe { run_strip(s, phase.tap_cols.len(), phase.in_step[1], vectors, &strip) }
                 {

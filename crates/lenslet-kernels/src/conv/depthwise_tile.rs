@@ -1,7 +1,7 @@
 //! The fast tiles of depthwise convolutions: kernel width, stride and vectors known to the compiler.
 //!
-//! What limits them is lines on their way from the second cache level to the first: a row of outputs needs every line of the input
-//! as often as there are rows of taps. Two rows of outputs at a time, where registers hold them, need them half as often.
+//! A map that leaves the first cache level comes back from the second one for every row of outputs, a row of the input as often as there
+//! are rows of taps. Two rows of outputs at a time, where registers hold them, ask for it a little more than half as often.
 
 use crate::epilogue::Post;
 use crate::late::Late;
@@ -19,6 +19,27 @@ const LATE: usize = 96;
 /// Most pixels that it takes at once.
 const ROWS: usize = 8 * COLUMNS;
 
+/// Rows of the input under the rows of taps of one output row or two, as far as they lie in the image: the first pixel, and where the
+/// weights lie of the row of taps above it.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Of two output rows, what the first one alone sees.
+    pub above: Option<(usize, usize)>,
+    /// What all see, with the weights of each.
+    rows: [(usize, [usize; 2]); WIDEST],
+    count: usize,
+    /// Of two output rows, what the second one alone sees.
+    pub below: Option<(usize, usize)>,
+}
+
+impl Seen {
+    /// A row that all see.
+    pub fn push(&mut self, row: usize, weights: [usize; 2]) {
+        self.rows[self.count] = (row, weights);
+        self.count += 1;
+    }
+}
+
 /// All columns of one output row or two.
 pub(super) struct Strip<'a> {
     /// The input's pixel 0, at the first channel.
@@ -26,11 +47,7 @@ pub(super) struct Strip<'a> {
     pub ld: usize,
     /// Width of the input.
     pub w: usize,
-    /// First pixel of the input's row under each row of taps, from the first row of outputs' first to the last one's last; none where it
-    /// lies outside the image.
-    pub rows: &'a [Option<usize>],
-    /// Where the weights of each row of taps lie.
-    pub row_weights: &'a [usize],
+    pub seen: &'a Seen,
     /// Column of the first tap under output column 0; the others follow one by one.
     pub first_tap: isize,
     /// Where the weights of each tap of a row lie, after the row's.
@@ -99,13 +116,11 @@ pub(super) const fn has_pairs(isa: Isa, taps: usize) -> bool {
 ///
 /// As for [`run_strip`].
 pub(super) unsafe fn run_pair<S: Simd>(s: S, taps: usize, strip: &Strip<'_>) {
-    if const { has_tile(S::ISA, 2) } {
-        match taps {
-            3 => s.vectorize(StripKernel::<3, 1, 1, 2>(strip)),
-            5 => s.vectorize(StripKernel::<5, 1, 1, 2>(strip)),
-            7 => s.vectorize(StripKernel::<7, 1, 1, 2>(strip)),
-            _ => unreachable!("no pairs of rows for {taps} taps"),
-        }
+    match taps {
+        3 if const { has_pairs(S::ISA, 3) } => s.vectorize(StripKernel::<3, 1, 1, 2>(strip)),
+        5 if const { has_pairs(S::ISA, 5) } => s.vectorize(StripKernel::<5, 1, 1, 2>(strip)),
+        7 if const { has_pairs(S::ISA, 7) } => s.vectorize(StripKernel::<7, 1, 1, 2>(strip)),
+        _ => unreachable!("no pairs of rows for {taps} taps"),
     }
 }
 
@@ -198,37 +213,25 @@ unsafe fn tile<
     first: isize,
 ) {
     let mut acc = [[[s.zero(); CV]; COLUMNS]; R];
-    let (rows, weights) = (strip.rows, strip.row_weights);
-    // The first and the last row of the input belong to one row of outputs of two. Rows in between have a loop of their own, since the
-    // accumulators would go to memory where ways meet in it.
+    // Rows that both see have a loop of their own: the accumulators would go to memory where ways meet in it.
     if R == 2
-        && let Some(row) = rows[0]
+        && let Some((row, weights)) = strip.seen.above
     {
         let at = (lane, row, first);
         // SAFETY: the caller's promise.
-        unsafe {
-            input_row::<S, K, ST, CV, R, EDGE, 0, 1>(s, strip, at, [weights[0]; R], &mut acc);
-        }
+        unsafe { input_row::<S, K, ST, CV, R, EDGE, 0, 1>(s, strip, at, [weights; 2], &mut acc) };
     }
-    let between = rows[R - 1..]
-        .iter()
-        .zip(weights[R - 1..].iter().zip(weights));
-    for (row, (&own, &other)) in between {
-        if let Some(row) = *row {
-            let mut both = [own; R];
-            both[R - 1] = other;
-            let at = (lane, row, first);
-            // SAFETY: the caller's promise.
-            unsafe { input_row::<S, K, ST, CV, R, EDGE, 0, R>(s, strip, at, both, &mut acc) };
-        }
+    for &(row, weights) in &strip.seen.rows[..strip.seen.count] {
+        let at = (lane, row, first);
+        // SAFETY: the caller's promise.
+        unsafe { input_row::<S, K, ST, CV, R, EDGE, 0, R>(s, strip, at, weights, &mut acc) };
     }
     if R == 2
-        && let Some(row) = rows[weights.len()]
+        && let Some((row, weights)) = strip.seen.below
     {
         let at = (lane, row, first);
-        let last = [weights[weights.len() - 1]; R];
         // SAFETY: the caller's promise.
-        unsafe { input_row::<S, K, ST, CV, R, EDGE, 1, R>(s, strip, at, last, &mut acc) };
+        unsafe { input_row::<S, K, ST, CV, R, EDGE, 1, R>(s, strip, at, [weights; 2], &mut acc) };
     }
     // SAFETY: the caller's promise.
     unsafe {
@@ -255,7 +258,7 @@ unsafe fn input_row<
     s: S,
     strip: &Strip<'_>,
     at: (usize, usize, isize),
-    weights: [usize; R],
+    weights: [usize; 2],
     acc: &mut [[[S::V; CV]; COLUMNS]; R],
 ) {
     let (lane, row, first) = at;
@@ -264,12 +267,17 @@ unsafe fn input_row<
         .wrapping_add(lane)
         .wrapping_offset((row as isize + first) * strip.ld as isize);
     let mut k = [[[s.zero(); CV]; K]; R];
-    for r in FROM..TO {
-        for j in 0..K {
-            for v in 0..CV {
-                let at = weights[r] + strip.tap_weights[j] + lane + v * S::LANES;
-                // SAFETY: weights are whole vectors.
-                k[r][j][v] = unsafe { s.load(strip.weights.add(at)) };
+    for j in 0..K {
+        for v in 0..CV {
+            let at = strip.tap_weights[j] + lane + v * S::LANES;
+            // SAFETY: weights are whole vectors.
+            unsafe {
+                if FROM == 0 {
+                    k[0][j][v] = s.load(strip.weights.add(weights[0] + at));
+                }
+                if TO == 2 {
+                    k[R - 1][j][v] = s.load(strip.weights.add(weights[1] + at));
+                }
             }
         }
     }
@@ -319,9 +327,12 @@ unsafe fn column<
     for j in 0..K {
         if I >= j && (I - j).is_multiple_of(ST) && (I - j) / ST < COLUMNS {
             let o = (I - j) / ST;
-            for r in FROM..TO {
-                for v in 0..CV {
-                    acc[r][o][v] = s.mul_add(xv[v], k[r][j][v], acc[r][o][v]);
+            for v in 0..CV {
+                if FROM == 0 {
+                    acc[0][o][v] = s.mul_add(xv[v], k[0][j][v], acc[0][o][v]);
+                }
+                if TO == 2 {
+                    acc[R - 1][o][v] = s.mul_add(xv[v], k[R - 1][j][v], acc[R - 1][o][v]);
                 }
             }
         }
