@@ -38,6 +38,11 @@ impl Seen {
         self.rows[self.count] = (row, weights);
         self.count += 1;
     }
+
+    /// The rows that all see.
+    pub fn rows(&self) -> &[(usize, [usize; 2])] {
+        &self.rows[..self.count]
+    }
 }
 
 /// All columns of one output row or two.
@@ -47,7 +52,10 @@ pub(super) struct Strip<'a> {
     pub ld: usize,
     /// Width of the input.
     pub w: usize,
-    pub seen: &'a Seen,
+    /// See [`Seen`].
+    pub above: Option<(usize, usize)>,
+    pub rows: &'a [(usize, [usize; 2])],
+    pub below: Option<(usize, usize)>,
     /// Column of the first tap under output column 0; the others follow one by one.
     pub first_tap: isize,
     /// Where the weights of each tap of a row lie, after the row's.
@@ -160,10 +168,11 @@ impl<const K: usize, const ST: usize, const CV: usize, const R: usize> Kernel
                 let lane = repeat * CV * S::LANES;
                 // SAFETY: the caller of `run_strip` promised rows and channels; columns outside the image are left out.
                 unsafe {
-                    if first < 0 || last >= strip.w as isize {
-                        tile::<S, K, ST, CV, R, true>(s, strip, lane, start, first);
-                    } else {
-                        tile::<S, K, ST, CV, R, false>(s, strip, lane, start, first);
+                    match (R, first < 0 || last >= strip.w as isize) {
+                        (1, true) => tile::<S, K, ST, CV, true>(s, strip, lane, start, first),
+                        (1, false) => tile::<S, K, ST, CV, false>(s, strip, lane, start, first),
+                        (_, true) => pair::<S, K, true>(s, strip, lane, start, first),
+                        (_, false) => pair::<S, K, false>(s, strip, lane, start, first),
                     }
                 }
             }
@@ -197,102 +206,110 @@ impl<const K: usize, const ST: usize, const CV: usize, const R: usize> Kernel
     }
 }
 
+/// A row of the input at the column of the first tap.
 #[inline(always)]
-unsafe fn tile<
-    S: Simd,
-    const K: usize,
-    const ST: usize,
-    const CV: usize,
-    const R: usize,
-    const EDGE: bool,
->(
+fn row_at(strip: &Strip<'_>, lane: usize, row: usize, first: isize) -> *const f32 {
+    (strip.x.wrapping_add(lane)).wrapping_offset((row as isize + first) * strip.ld as isize)
+}
+
+/// The weights of a row of taps.
+///
+/// # Safety
+///
+/// They must be there.
+#[inline(always)]
+unsafe fn taps<S: Simd, const K: usize, const CV: usize>(
+    s: S,
+    strip: &Strip<'_>,
+    lane: usize,
+    weights: usize,
+) -> [[S::V; CV]; K] {
+    let mut k = [[s.zero(); CV]; K];
+    for j in 0..K {
+        for v in 0..CV {
+            let at = weights + strip.tap_weights[j] + lane + v * S::LANES;
+            // SAFETY: weights are whole vectors.
+            k[j][v] = unsafe { s.load(strip.weights.add(at)) };
+        }
+    }
+    k
+}
+
+/// Written out column by column: a loop this large would not be unrolled, and the accumulators would go to memory.
+macro_rules! columns {
+    ($count:expr, $i:ident => $call:expr) => {
+        columns!(@ $count, $i => $call; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18)
+    };
+    (@ $count:expr, $i:ident => $call:expr; $($at:literal)*) => {
+        $(if $at < $count {
+            const $i: usize = $at;
+            $call
+        })*
+    };
+}
+
+/// One row of outputs.
+#[inline(always)]
+unsafe fn tile<S: Simd, const K: usize, const ST: usize, const CV: usize, const EDGE: bool>(
     s: S,
     strip: &Strip<'_>,
     lane: usize,
     start: usize,
     first: isize,
 ) {
-    let mut acc = [[[s.zero(); CV]; COLUMNS]; R];
-    // Rows that both see have a loop of their own: the accumulators would go to memory where ways meet in it.
-    if R == 2
-        && let Some((row, weights)) = strip.seen.above
-    {
-        let at = (lane, row, first);
+    let mut acc = [[s.zero(); CV]; COLUMNS];
+    for &(row, [weights, _]) in strip.rows {
+        let x = row_at(strip, lane, row, first);
         // SAFETY: the caller's promise.
-        unsafe { input_row::<S, K, ST, CV, R, EDGE, 0, 1>(s, strip, at, [weights; 2], &mut acc) };
-    }
-    for &(row, weights) in &strip.seen.rows[..strip.seen.count] {
-        let at = (lane, row, first);
-        // SAFETY: the caller's promise.
-        unsafe { input_row::<S, K, ST, CV, R, EDGE, 0, R>(s, strip, at, weights, &mut acc) };
-    }
-    if R == 2
-        && let Some((row, weights)) = strip.seen.below
-    {
-        let at = (lane, row, first);
-        // SAFETY: the caller's promise.
-        unsafe { input_row::<S, K, ST, CV, R, EDGE, 1, R>(s, strip, at, [weights; 2], &mut acc) };
+        unsafe {
+            let k = taps::<S, K, CV>(s, strip, lane, weights);
+            columns!((COLUMNS - 1) * ST + K, I => {
+                column::<S, K, ST, CV, EDGE, I>(s, strip, x, first, &k, &mut acc);
+            });
+        }
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        finish(s, strip, lane, 0, start, &mut acc[0]);
-        if R == 2 {
-            finish(s, strip, lane, 1, start, &mut acc[R - 1]);
-        }
-    }
+    unsafe { finish(s, strip, lane, 0, start, &mut acc) };
 }
 
-/// Adds a row of the input to the rows of outputs from `FROM` to `TO` that see it, each with its own row of taps. `at` is the lane, the row's
-/// first pixel and the column of the first tap.
+/// Two rows of outputs of stride 1.
 #[inline(always)]
-unsafe fn input_row<
-    S: Simd,
-    const K: usize,
-    const ST: usize,
-    const CV: usize,
-    const R: usize,
-    const EDGE: bool,
-    const FROM: usize,
-    const TO: usize,
->(
+unsafe fn pair<S: Simd, const K: usize, const EDGE: bool>(
     s: S,
     strip: &Strip<'_>,
-    at: (usize, usize, isize),
-    weights: [usize; 2],
-    acc: &mut [[[S::V; CV]; COLUMNS]; R],
+    lane: usize,
+    start: usize,
+    first: isize,
 ) {
-    let (lane, row, first) = at;
-    let x = strip
-        .x
-        .wrapping_add(lane)
-        .wrapping_offset((row as isize + first) * strip.ld as isize);
-    let mut k = [[[s.zero(); CV]; K]; R];
-    for j in 0..K {
-        for v in 0..CV {
-            let at = strip.tap_weights[j] + lane + v * S::LANES;
-            // SAFETY: weights are whole vectors.
-            unsafe {
-                if FROM == 0 {
-                    k[0][j][v] = s.load(strip.weights.add(weights[0] + at));
-                }
-                if TO == 2 {
-                    k[R - 1][j][v] = s.load(strip.weights.add(weights[1] + at));
-                }
-            }
+    let (mut upper, mut lower) = ([[s.zero()]; COLUMNS], [[s.zero()]; COLUMNS]);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some((row, weights)) = strip.above {
+            let x = row_at(strip, lane, row, first);
+            let k = taps::<S, K, 1>(s, strip, lane, weights);
+            columns!(COLUMNS - 1 + K, I => {
+                column::<S, K, 1, 1, EDGE, I>(s, strip, x, first, &k, &mut upper);
+            });
         }
+        for &(row, weights) in strip.rows {
+            let x = row_at(strip, lane, row, first);
+            let a = taps::<S, K, 1>(s, strip, lane, weights[0]);
+            let b = taps::<S, K, 1>(s, strip, lane, weights[1]);
+            columns!(COLUMNS - 1 + K, I => {
+                column::<S, K, 1, 1, EDGE, I>(s, strip, x, first, &a, &mut upper);
+                column::<S, K, 1, 1, EDGE, I>(s, strip, x, first, &b, &mut lower);
+            });
+        }
+        if let Some((row, weights)) = strip.below {
+            let x = row_at(strip, lane, row, first);
+            let k = taps::<S, K, 1>(s, strip, lane, weights);
+            columns!(COLUMNS - 1 + K, I => {
+                column::<S, K, 1, 1, EDGE, I>(s, strip, x, first, &k, &mut lower);
+            });
+        }
+        finish(s, strip, lane, 0, start, &mut upper);
+        finish(s, strip, lane, 1, start, &mut lower);
     }
-    // Written out column by column: a loop this large would not be unrolled, and the accumulators would go to memory.
-    macro_rules! columns {
-        ($($i:literal)*) => {
-            $(if $i < (COLUMNS - 1) * ST + K {
-                // SAFETY: the caller's promise.
-                unsafe {
-                    column::<S, K, ST, CV, R, EDGE, FROM, TO, $i>(s, strip, x, first, &k, acc);
-                };
-            })*
-        };
-    }
-    columns!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
 }
 
 /// Adds input column `I` to the outputs that see it.
@@ -302,18 +319,15 @@ unsafe fn column<
     const K: usize,
     const ST: usize,
     const CV: usize,
-    const R: usize,
     const EDGE: bool,
-    const FROM: usize,
-    const TO: usize,
     const I: usize,
 >(
     s: S,
     strip: &Strip<'_>,
     x: *const f32,
     first: isize,
-    k: &[[[S::V; CV]; K]; R],
-    acc: &mut [[[S::V; CV]; COLUMNS]; R],
+    k: &[[S::V; CV]; K],
+    acc: &mut [[S::V; CV]; COLUMNS],
 ) {
     if EDGE && (first + I as isize) as usize >= strip.w {
         return;
@@ -328,12 +342,7 @@ unsafe fn column<
         if I >= j && (I - j).is_multiple_of(ST) && (I - j) / ST < COLUMNS {
             let o = (I - j) / ST;
             for v in 0..CV {
-                if FROM == 0 {
-                    acc[0][o][v] = s.mul_add(xv[v], k[0][j][v], acc[0][o][v]);
-                }
-                if TO == 2 {
-                    acc[R - 1][o][v] = s.mul_add(xv[v], k[R - 1][j][v], acc[R - 1][o][v]);
-                }
+                acc[o][v] = s.mul_add(xv[v], k[j][v], acc[o][v]);
             }
         }
     }

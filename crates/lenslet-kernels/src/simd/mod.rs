@@ -134,7 +134,12 @@ pub fn isa() -> Isa {
                 .ok()
                 .and_then(|name| Isa::from_name(name.trim()))
                 .unwrap_or(Isa::Avx512);
-            set_isa_limit(limit)
+            let best = Isa::best_up_to(limit);
+            // Another thread may have chosen meanwhile.
+            match CURRENT.compare_exchange(0, best as u8, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => best,
+                Err(_) => isa(),
+            }
         }
     }
 }
