@@ -176,15 +176,16 @@ impl Depthwise {
                         y,
                         post: &post,
                         rows: i * rows / chunks..(i + 1) * rows / chunks,
-                        first: [0, 0],
+                        held: usize::MAX,
+                        first: 0,
                     },
                 );
             });
         }
     }
 
-    /// Computes some rows of the output of a forward pass, counted through all images, on the calling thread; `x` and `y` begin with
-    /// the rows `first` of input and output, counted likewise.
+    /// Computes some rows of the output of a forward pass, counted through all images, on the calling thread. Row `r` of the input, counted
+    /// likewise, lies at row `r % held` of `x`; `y` begins with row `first` of the output.
     ///
     /// # Safety
     ///
@@ -199,7 +200,8 @@ impl Depthwise {
         output: [usize; 2],
         y: Output,
         post: &Post,
-        first: [usize; 2],
+        held: usize,
+        first: usize,
     ) {
         dispatch_on(
             self.isa,
@@ -213,6 +215,7 @@ impl Depthwise {
                 y,
                 post,
                 rows,
+                held,
                 first,
             },
         );
@@ -272,8 +275,10 @@ struct RowsKernel<'a> {
     y: Output,
     post: &'a Post,
     rows: std::ops::Range<usize>,
-    /// The rows of input and output that `x` and `y` begin with, counted likewise.
-    first: [usize; 2],
+    /// How many rows of the input `x` has: each lies where the rest of its number by this says.
+    held: usize,
+    /// The row of the output that `y` begins with, counted likewise.
+    first: usize,
 }
 
 impl Kernel for RowsKernel<'_> {
@@ -308,10 +313,10 @@ impl RowsKernel<'_> {
         let (image, row) = (row / phase.grid[0], row % phase.grid[0]);
         let y = (row * phase.in_step[0]) as isize;
         let out_row = row * phase.out_step[0] + phase.out_offset[0];
-        let out_row = image * self.output[0] + out_row - self.first[1];
+        let out_row = image * self.output[0] + out_row - self.first;
         RowPlace {
             y,
-            top: (image * self.input[0]) as isize + y - self.first[0] as isize,
+            top: (image * self.input[0]) as isize + y,
             pixel: out_row * self.output[1] + phase.out_offset[1],
         }
     }
@@ -319,7 +324,7 @@ impl RowsKernel<'_> {
     /// First pixel of the input's row `dy` rows below the one under the first row of taps, where that lies in the image.
     fn input_row(&self, place: &RowPlace, dy: isize) -> Option<usize> {
         let inside = (0..self.input[0] as isize).contains(&(place.y + dy));
-        inside.then(|| (place.top + dy) as usize * self.input[1])
+        inside.then(|| (place.top + dy) as usize % self.held * self.input[1])
     }
 
     /// What a row of outputs sees.
@@ -445,7 +450,6 @@ impl RowsKernel<'_> {
                 x: self.x.data.as_ptr().wrapping_add(c),
                 ld: self.x.ld,
                 w,
-                y: place.top,
                 x0,
                 step: phase.in_step[1],
                 weights: self.weights.weights.as_ptr().wrapping_add(c),
@@ -459,8 +463,8 @@ impl RowsKernel<'_> {
                 c,
                 n: left.min(S::LANES),
             };
-            let inside = |dy: isize| self.input_row(place, dy).is_some();
-            let rows = phase.tap_rows.iter().filter(|tap| inside(tap.0));
+            let seen = |&(dy, ky): &(isize, usize)| self.input_row(place, dy).map(|row| (row, ky));
+            let rows = phase.tap_rows.iter().filter_map(seen);
             let cols = &phase.tap_cols[..];
             // SAFETY: rows outside the image are left out, columns outside it too (`edge`); channels stop at `c`; the caller
             // of `Depthwise::run` promised the slices; the weights' rows are whole vectors.
@@ -504,8 +508,7 @@ impl RowsKernel<'_> {
 
 /// Where a row of outputs lies.
 struct RowPlace {
-    /// Row of the input under the first row of taps, in its image and counted through all images from the first that is there. It may lie
-    /// above the image.
+    /// Row of the input under the first row of taps, in its image and counted through all images. It may lie above the image.
     y: isize,
     top: isize,
     /// Output pixel of column 0.
@@ -518,8 +521,7 @@ struct ColumnTile<'a> {
     x: *const f32,
     ld: usize,
     w: usize,
-    /// Input position of the first column's tap 0.
-    y: isize,
+    /// Input column of the first column's tap 0.
     x0: isize,
     step: usize,
     weights: *const f32,
@@ -538,20 +540,21 @@ struct ColumnTile<'a> {
 impl ColumnTile<'_> {
     /// # Safety
     ///
-    /// Every tap row must lie in the image, every tap column too unless `EDGE`; all slices must cover this tile's channels.
+    /// `rows` are the first pixels of rows of the input, and the kernel's rows above them. Every tap column must lie in the image, unless
+    /// `EDGE`; all slices must cover this tile's channels.
     #[inline(always)]
-    unsafe fn run<'t, S: Simd, const CV: usize, const PARTIAL: bool, const EDGE: bool>(
+    unsafe fn run<S: Simd, const CV: usize, const PARTIAL: bool, const EDGE: bool>(
         &self,
         s: S,
-        tap_rows: impl Iterator<Item = &'t (isize, usize)>,
+        rows: impl Iterator<Item = (usize, usize)>,
         tap_cols: &[(isize, usize)],
     ) {
         let mut acc = [[s.zero(); CV]; COLUMNS];
         let step = self.step * self.ld;
         // SAFETY: the caller's promise.
         unsafe {
-            for &(dy, ky) in tap_rows {
-                let row = self.x.offset((self.y + dy) * (self.w * self.ld) as isize);
+            for (pixel, ky) in rows {
+                let row = self.x.add(pixel * self.ld);
                 let weights = self.weights.add(ky * self.kernel_width * self.padded);
                 for &(dx, kx) in tap_cols {
                     let mut k = [s.zero(); CV];

@@ -210,52 +210,34 @@ impl<'a> InvertedResidual<'a> {
             b: between,
             ..
         } = local;
+        // Rows of the map that are held, each where the rest of its number says.
+        let held = ((at_once - 1) * stride[0] + reach).min(h);
         if self.expand.is_some() {
-            expanded.resize(((at_once - 1) * stride[0] + reach).min(h) * w * c);
+            expanded.resize(held * w * c);
         }
-        // Rows of the map that are there.
-        let mut there = 0..0;
+        // Rows before this one are there, as far as they are seen.
+        let mut next = 0;
         let mut start = rows.start;
         while start < rows.end {
             let strip = start..(start + at_once).min(rows.end);
             let wanted = seen(&strip);
             if let Some(part) = &self.expand {
-                let kept = there.end.max(wanted.start).min(wanted.end);
-                if there.end > wanted.start {
-                    let from = (wanted.start - there.start) * w * c..(kept - there.start) * w * c;
-                    expanded.copy_within(from, 0);
+                next = next.max(wanted.start);
+                while next < wanted.end {
+                    let slot = (image * h + next) % held;
+                    let end = wanted.end.min(next + held - slot);
+                    let to = Output {
+                        data: expanded[slot * w * c..].as_mut_ptr(),
+                        ld: c,
+                    };
+                    // SAFETY: the input has all rows of the image; the buffer has room for these.
+                    unsafe { self.expand_rows(part, image, next..end, x, to) };
+                    next = end;
                 }
-                let to = Output {
-                    data: expanded[(kept - wanted.start) * w * c..].as_mut_ptr(),
-                    ld: c,
-                };
-                // SAFETY: the input has all rows of the image; the buffer has a place for all rows that the strip sees.
-                unsafe {
-                    match part.conv {
-                        PartConv::Pixels(conv) => {
-                            let first = (image * h + kept) * w * x.ld;
-                            let x = Matrix::new(x.data.get(first..).unwrap_or(&[]), x.ld);
-                            let count = (wanted.end - kept) * w;
-                            pixels(conv, &part.epilogue, count, x, to, 0);
-                        }
-                        PartConv::Planes(conv) => {
-                            let post = part.epilogue.raw();
-                            conv.run_rows(
-                                image,
-                                kept..wanted.end,
-                                x.data,
-                                to,
-                                &post,
-                                image * h + kept,
-                            );
-                        }
-                    }
-                }
-                there = wanted.clone();
             }
-            let (x, first) = match self.expand {
-                Some(_) => (Matrix::new(&expanded[..], c), image * h + wanted.start),
-                None => (x, 0),
+            let (x, held) = match self.expand {
+                Some(_) => (Matrix::new(&expanded[..], c), held),
+                None => (x, usize::MAX),
             };
             let (to, first_out) = match self.project {
                 Some(_) => {
@@ -274,7 +256,8 @@ impl<'a> InvertedResidual<'a> {
                     [oh, ow],
                     to,
                     &self.depthwise.epilogue.raw(),
-                    [first, first_out],
+                    held,
+                    first_out,
                 );
             }
             if let Some(Part {
@@ -292,6 +275,36 @@ impl<'a> InvertedResidual<'a> {
                 unsafe { pixels(conv, epilogue, strip.len() * ow, x, y, first) };
             }
             start = strip.end;
+        }
+    }
+
+    /// Some rows of the map that the depthwise convolution reads.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::chunk`]; `to` must have room for these rows.
+    unsafe fn expand_rows(
+        &self,
+        part: &Part<'_>,
+        image: usize,
+        rows: Range<usize>,
+        x: Matrix<'_>,
+        to: Output,
+    ) {
+        let Conv2d { h, w, .. } = *self.depthwise.conv.shape();
+        // SAFETY: the caller's promise.
+        unsafe {
+            match part.conv {
+                PartConv::Pixels(conv) => {
+                    let first = (image * h + rows.start) * w * x.ld;
+                    let x = Matrix::new(x.data.get(first..).unwrap_or(&[]), x.ld);
+                    pixels(conv, &part.epilogue, rows.len() * w, x, to, 0);
+                }
+                PartConv::Planes(conv) => {
+                    let first = image * h + rows.start;
+                    conv.run_rows(image, rows, x.data, to, &part.epilogue.raw(), first);
+                }
+            }
         }
     }
 }
