@@ -464,7 +464,7 @@ impl Step {
                     }
                     (Packing::Pixels(conv), Some(gate)) => {
                         let (x, gate) = (memory.matrix(*x), memory.dense(*gate));
-                        conv.run_gated(*n, x, gate, y, scratch, epilogue)?;
+                        conv.run_gated(*n, x, gate, y, epilogue)?;
                     }
                 }
             }

@@ -10,14 +10,18 @@ use crate::buffer::AlignedBuf;
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::panels::Packed;
-use crate::pool::{SharedMut, parallel_for};
+use crate::pool::parallel_for;
 use crate::product::{MatrixRows, Output, Product, Rows};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on};
 use crate::tile::LINE;
 
-/// Up to so many pixels an output channel, rows are multiplied by the gate instead of weights: a thread multiplies those that it reads and
-/// nobody else has to see them, which is worth some more of them.
-const PIXELS_PER_CHANNEL: usize = 4;
+/// Up to so many pixels an output channel, rows are multiplied by the gate instead of weights: every thread multiplies the rows, or all the
+/// weights, that it reads itself, since lines that another thread has read take several times as long to be written again. The number
+/// is that of two threads; one that followed the threads would make results depend on them.
+const PIXELS_PER_CHANNEL: usize = 2;
+
+/// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
+const CHUNK: usize = 1 << 20;
 
 /// Floats of rows times gates that a product has at most, except where one image has more: every thread keeps room for all of them.
 const HELD: usize = 1 << 20;
@@ -31,6 +35,39 @@ thread_local! {
         done: Vec::new(),
         data: AlignedBuf::new(),
     }) };
+    static WEIGHTS: RefCell<WeightsTimesGate> = RefCell::new(WeightsTimesGate {
+        product: 0,
+        packed: Packed::empty(),
+    });
+}
+
+/// The weights of one product, times its gate.
+struct WeightsTimesGate {
+    product: u64,
+    packed: Packed,
+}
+
+impl WeightsTimesGate {
+    fn multiply(&mut self, weights: &Packed, gate: &[f32]) {
+        let panels = weights.panels;
+        self.packed.panels = panels;
+        (self.packed.k, self.packed.groups) = (weights.k, 1);
+        let to = self.packed.data.resize(weights.data.len());
+        for panel in (0..panels.count).map(|i| panels.get(i)) {
+            let from = weights.panel(0, &panel);
+            let to = &mut to[panel.col * weights.k..][..from.len()];
+            let width = panel.width;
+            dispatch_on(
+                panels.isa,
+                Gated {
+                    from,
+                    gate,
+                    width,
+                    to,
+                },
+            );
+        }
+    }
 }
 
 /// The rows of one product that this thread has multiplied by their gates.
@@ -104,10 +141,18 @@ impl Kernel for Times<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let pairs = self.from.chunks(S::LANES).zip(self.gate.chunks(S::LANES));
-        for (to, (from, gate)) in self.to.chunks_mut(S::LANES).zip(pairs) {
-            s.store_slice(to, s.mul(s.load_slice(from), s.load_slice(gate)));
+        let k = self.to.len();
+        let whole = k / S::LANES * S::LANES;
+        let (from, gate, to) = (&self.from[..k], &self.gate[..k], &mut *self.to);
+        for i in (0..whole).step_by(S::LANES) {
+            // SAFETY: a whole vector lies there in each.
+            unsafe {
+                let y = s.mul(s.load(from.as_ptr().add(i)), s.load(gate.as_ptr().add(i)));
+                s.store(to.as_mut_ptr().add(i), y);
+            }
         }
+        let y = s.mul(s.load_slice(&from[whole..]), s.load_slice(&gate[whole..]));
+        s.store_slice(&mut to[whole..], y);
     }
 }
 
@@ -126,65 +171,52 @@ impl Indirect {
         gate: &[f32],
         y: Output,
         post: Post,
-        scratch: &mut AlignedBuf,
     ) {
         let packed = self.packed();
-        let panels = packed.panels;
-        if pixels <= PIXELS_PER_CHANNEL * panels.n && packed.k > 0 {
+        let (k, panels) = (packed.k, packed.panels);
+        if pixels <= PIXELS_PER_CHANNEL * panels.n && k > 0 {
             // SAFETY: the caller's promise.
             return unsafe { self.run_gated_rows(n, pixels, x, gate, y, post) };
         }
-        let mut gated = Packed {
-            panels,
-            k: packed.k,
-            groups: 1,
-            data: std::mem::take(scratch),
-        };
-        for (image, gate) in gate.chunks_exact(packed.k.max(1)).enumerate().take(n) {
-            let whole = SharedMut::new(gated.data.resize(packed.data.len()));
-            let chunks = (packed.data.len() / GATED).clamp(1, panels.count.max(1));
-            parallel_for(chunks, |i| {
-                for panel in i * panels.count / chunks..(i + 1) * panels.count / chunks {
-                    let panel = panels.get(panel);
-                    let from = packed.panel(0, &panel);
-                    // SAFETY: every panel is written once.
-                    let to = unsafe { whole.slice(panel.col * packed.k, from.len()) };
-                    dispatch_on(
-                        panels.isa,
-                        Gated {
-                            from,
-                            gate,
-                            width: panel.width,
-                            to,
-                        },
-                    );
+        let most = pixels.div_ceil(2 * panels.tile_rows()).max(1);
+        let wanted = pixels.saturating_mul(k * panels.n) / CHUNK;
+        let per_image = wanted.next_multiple_of(2).clamp(1, most);
+        let product = PRODUCTS.fetch_add(n as u64, Ordering::Relaxed);
+        parallel_for(n * per_image, |i| {
+            // Whole, as they may be shared.
+            let (y, post) = (y, post);
+            let (image, chunk) = (i / per_image, i % per_image);
+            let start = |chunk: usize| image * pixels + chunk * pixels / per_image;
+            let rows = start(chunk)..start(chunk + 1);
+            WEIGHTS.with_borrow_mut(|weights| {
+                let product = product + image as u64;
+                if std::mem::replace(&mut weights.product, product) != product {
+                    weights.multiply(packed, &gate[image * k..(image + 1) * k]);
                 }
+                let residual = match post.residual.is_null() {
+                    true => post.residual,
+                    false => post.residual.wrapping_add(rows.start * post.ld_residual),
+                };
+                let product = Product {
+                    rows: &MatrixRows {
+                        data: x.data.as_ptr().wrapping_add(rows.start * x.ld),
+                        ld: x.ld,
+                        count: rows.len(),
+                    },
+                    taps: 1,
+                    weights: &weights.packed,
+                    output: Output {
+                        data: y.data.wrapping_add(rows.start * y.ld),
+                        ld: y.ld,
+                    },
+                    post: Some(Post { residual, ..post }),
+                    accumulate: false,
+                    group_steps: [0, 0],
+                };
+                // SAFETY: the caller's promise; chunks write different rows.
+                unsafe { product.run_here() };
             });
-            let rows = image * pixels;
-            let residual = match post.residual.is_null() {
-                true => post.residual,
-                false => post.residual.wrapping_add(rows * post.ld_residual),
-            };
-            let product = Product {
-                rows: &MatrixRows {
-                    data: x.data.as_ptr().wrapping_add(rows * x.ld),
-                    ld: x.ld,
-                    count: pixels,
-                },
-                taps: 1,
-                weights: &gated,
-                output: Output {
-                    data: y.data.wrapping_add(rows * y.ld),
-                    ld: y.ld,
-                },
-                post: Some(Post { residual, ..post }),
-                accumulate: false,
-                group_steps: [0, 0],
-            };
-            // SAFETY: the caller's promise.
-            unsafe { product.run() };
-        }
-        *scratch = gated.data;
+        });
     }
 
     /// The same by multiplying rows, each thread those that it reads.
@@ -227,9 +259,6 @@ impl Indirect {
         }
     }
 }
-
-/// Floats of weights that are multiplied by a gate on one thread.
-const GATED: usize = 16 << 10;
 
 /// A panel times a factor for each of its rows.
 struct Gated<'a> {

@@ -259,8 +259,7 @@ impl PackedConv {
 
     /// As [`PackedConv::run`] over `x` times `gate`, `n` rows of a factor per input channel (squeeze-and-excitation).
     ///
-    /// The product of both is never written out: weights are multiplied image by image where pixels are many, else every thread multiplies
-    /// the rows that it reads.
+    /// The product of both is never written out: every thread multiplies the weights where pixels are many, else the rows that it reads.
     ///
     /// # Errors
     ///
@@ -271,7 +270,6 @@ impl PackedConv {
         x: Matrix<'_>,
         gate: &[f32],
         y: MatrixMut<'_>,
-        scratch: &mut Scratch,
         epilogue: &Epilogue<'_>,
     ) -> Result<(), KernelError> {
         let Conv2d {
@@ -295,7 +293,7 @@ impl PackedConv {
         // SAFETY: the checks above cover every pixel and channel of input, gate, output and epilogue.
         unsafe {
             let (indirect, post) = (&self.weights.indirect, epilogue.raw());
-            indirect.run_gated(n, h * w, x, gate, y, post, &mut scratch.a);
+            indirect.run_gated(n, h * w, x, gate, y, post);
         }
         Ok(())
     }

@@ -491,9 +491,7 @@ fn check_gates([n, h, w]: [usize; 3], [c_in, c_out]: [usize; 2], pads: [usize; 2
         }
         let mut y = poisoned(n * pixels * ldy);
         let (x, to) = (Matrix::new(&x, ldx), MatrixMut::new(&mut y, ldy));
-        packed
-            .run_gated(n, x, &gate, to, &mut Scratch::new(), &epilogue)
-            .unwrap();
+        packed.run_gated(n, x, &gate, to, &epilogue).unwrap();
         let got: Vec<f32> = y
             .chunks(ldy)
             .flat_map(|row| row[..c_out].to_vec())
@@ -538,7 +536,7 @@ fn only_pointwise_convolutions_take_a_gate() {
     assert!(!packed.takes_gate());
     let mut y = [0.0; 128];
     let (x, y) = (Matrix::new(&[0.0; 128], 8), MatrixMut::new(&mut y, 8));
-    let refused = packed.run_gated(1, x, &[1.0; 8], y, &mut Scratch::new(), &Epilogue::NONE);
+    let refused = packed.run_gated(1, x, &[1.0; 8], y, &Epilogue::NONE);
     assert!(refused.is_err());
 }
 
