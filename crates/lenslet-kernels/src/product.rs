@@ -122,7 +122,11 @@ impl Size {
             .saturating_mul(self.n);
         let weights = self.k.saturating_mul(self.n);
         let wanted = (work / CHUNK).max(weights / CHUNK_WEIGHTS);
-        let wanted = wanted.clamp(1, chunks);
+        // An even number: two threads take halves then.
+        let wanted = match wanted.clamp(1, chunks) {
+            1 => 1,
+            wanted => wanted.next_multiple_of(2),
+        };
         // Half of them will do where more would read more.
         let enough = wanted.min(chunks.div_ceil(2));
         let halves = wanted > 1 && self.rows >= 4 * self.tile_rows && weights <= HALVED;
@@ -138,7 +142,9 @@ impl Size {
         let reads = |cut: &Cut| {
             cut.row_blocks * self.k * self.n + cut.panel_blocks * self.rows * self.per_tap
         };
-        cuts.filter(fine).min_by_key(reads).unwrap_or(Cut {
+        let odd = |cut: &Cut| wanted > 1 && (cut.row_blocks * cut.panel_blocks) % 2 == 1;
+        let worth = |cut: &Cut| (odd(cut), reads(cut));
+        cuts.filter(fine).min_by_key(worth).unwrap_or(Cut {
             row_blocks: most,
             panel_blocks: self.panels.max(1),
         })

@@ -159,10 +159,7 @@ impl Depthwise {
             };
             let at_once = (CHUNK / per_row).clamp(least, rows.div_ceil(8).max(least));
             // An even number: two threads take halves then, as they do of what is computed before and behind.
-            let chunks = rows
-                .div_ceil(at_once)
-                .next_multiple_of(2)
-                .min(rows.div_ceil(least));
+            let chunks = rows.div_ceil(at_once).next_multiple_of(2).min(rows);
             parallel_for(chunks, |i| {
                 dispatch_on(
                     self.isa,
