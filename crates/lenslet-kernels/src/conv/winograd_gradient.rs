@@ -17,6 +17,8 @@ use crate::simd::{Kernel, Simd, dispatch_on, isa};
 
 /// Bytes of transformed input and gradient that are made before they are multiplied: a part of a third cache level.
 const BLOCK_BYTES: usize = 6 << 20;
+/// Bytes of sums that are made before they are transformed to filters, where one block has all tiles.
+const SUMS_BYTES: usize = 12 << 20;
 /// Tiles that a thread transforms at a time.
 const PIECE: usize = 4;
 
@@ -52,6 +54,17 @@ fn block(size: Size, tiles: usize, [c_in, c_out]: [usize; 2]) -> usize {
     tiles.div_ceil(tiles.div_ceil(block).max(1)).max(1)
 }
 
+/// How many output channels' sums are made at a time. Those of several blocks of tiles are added up, so that all are kept.
+fn outputs_at_once(size: Size, blocks: usize, [c_in, c_out]: [usize; 2]) -> usize {
+    let of_one = size.planes() * c_in * size_of::<f32>();
+    match (SUMS_BYTES / of_one).next_multiple_of(16) {
+        some if blocks == 1 && some < c_out => {
+            c_out.div_ceil(c_out.div_ceil(some)).next_multiple_of(16)
+        }
+        _ => c_out,
+    }
+}
+
 unsafe fn run<T: Transform>(
     size: Size,
     shape: &Conv2d,
@@ -80,7 +93,8 @@ unsafe fn run<T: Transform>(
         .resize(numbers * (planes.v_plane + planes.m_plane))
         .split_at_mut(numbers * planes.v_plane);
     let (v, m) = (Raw(v.as_mut_ptr()), Raw(m.as_mut_ptr()));
-    let sums = b.resize(numbers * c_in * c_out);
+    let at_once = outputs_at_once(size, tiles.div_ceil(block), [c_in, c_out]);
+    let sums = b.resize(numbers * c_in * at_once.min(c_out));
     let pass = Pass {
         n: shape.n,
         x,
@@ -126,40 +140,49 @@ unsafe fn run<T: Transform>(
                 },
             );
         });
-        let outer = Outer {
-            a: Side {
-                data: m.pointer(),
-                channels: c_out,
-                strides: [0, 0, planes.m_row],
-                group_stride: planes.m_plane,
-            },
-            b: Side {
-                data: v.pointer(),
-                channels: c_in,
-                strides: [0, 0, planes.v_row],
-                group_stride: planes.v_plane,
-            },
-            groups: numbers,
-            images: 1,
-            rows: 1,
-            cols: count,
-            taps: &[Span::full(count)],
-        };
-        // SAFETY: both planes hold `count` rows of their channels.
-        unsafe { outer.add_to(sums, start > 0) };
+        let last = start + count == tiles;
+        for outputs in (0..c_out).step_by(at_once) {
+            let outputs = outputs..(outputs + at_once).min(c_out);
+            let outer = Outer {
+                a: Side {
+                    data: m.pointer().wrapping_add(outputs.start),
+                    channels: outputs.len(),
+                    strides: [0, 0, planes.m_row],
+                    group_stride: planes.m_plane,
+                },
+                b: Side {
+                    data: v.pointer(),
+                    channels: c_in,
+                    strides: [0, 0, planes.v_row],
+                    group_stride: planes.v_plane,
+                },
+                groups: numbers,
+                images: 1,
+                rows: 1,
+                cols: count,
+                taps: &[Span::full(count)],
+            };
+            let sums = &mut sums[..numbers * c_in * outputs.len()];
+            // SAFETY: both planes hold `count` rows of their channels.
+            unsafe { outer.add_to(sums, start > 0) };
+            if !last {
+                continue;
+            }
+            let (sums, channels) = (&sums[..], [c_in, outputs.len()]);
+            let dw = &mut dw[outputs.start * c_in * 9..outputs.end * c_in * 9];
+            const ROWS: usize = 4;
+            parallel_chunks_mut(dw, ROWS * c_in * 9, |i, dw| {
+                let kernel = Weights::<T> {
+                    sums,
+                    first: i * ROWS,
+                    channels,
+                    dw,
+                    size: T::default(),
+                };
+                dispatch_on(isa, kernel);
+            });
+        }
     }
-    let sums = &sums[..];
-    const ROWS: usize = 4;
-    parallel_chunks_mut(dw, ROWS * c_in * 9, |i, dw| {
-        let kernel = Weights::<T> {
-            sums,
-            first: i * ROWS,
-            channels: [c_in, c_out],
-            dw,
-            size: T::default(),
-        };
-        dispatch_on(isa, kernel);
-    });
 }
 
 /// Transforms tiles of the output's gradient.
@@ -207,7 +230,7 @@ impl<T: Transform> Kernel for Spread<'_, T> {
     }
 }
 
-/// Transforms sums `[36 or 16][c_out][c_in]` to filters, from output channel `first` on.
+/// Transforms sums `[36 or 16][outputs][c_in]` to filters, from output `first` on.
 struct Weights<'a, T> {
     sums: &'a [f32],
     first: usize,
