@@ -330,6 +330,8 @@ fn particular_shapes() {
         // Long reductions that are walked in blocks.
         Conv2d::new([1, 5, 5, 300], 20, [3, 3]).padding(1),
         Conv2d::new([1, 3, 3, 2500], 17, [1, 1]),
+        // Winograd's weight gradient in two pieces of output channels.
+        Conv2d::new([1, 4, 4, 520], 200, [3, 3]).padding(1),
         // Enough Winograd tiles for blocks of their own for each thread.
         Conv2d::new([2, 50, 50, 5], 3, [3, 3]).padding(1),
         // ResNeXt's groups.
