@@ -76,7 +76,7 @@ pub(crate) struct Product<'a, R> {
 }
 
 /// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
 /// Floats of the right side of a chunk, where rows are so few that reading it takes longer than multiplying: 10 us from memory.
 const CHUNK_WEIGHTS: usize = 24 << 10;
 /// Rows of a chunk, give or take a half: their data and two slices of panels stay in the second cache level. The 197 tokens of an image

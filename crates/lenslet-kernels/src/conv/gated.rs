@@ -11,7 +11,7 @@ use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::panels::Packed;
 use crate::pool::parallel_for;
-use crate::product::{MatrixRows, Output, Product, Rows};
+use crate::product::{CHUNK, MatrixRows, Output, Product, Rows};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on};
 use crate::tile::LINE;
 
@@ -19,9 +19,6 @@ use crate::tile::LINE;
 /// weights, that it reads itself, since lines that another thread has read take several times as long to be written again. The number
 /// is that of two threads; one that followed the threads would make results depend on them.
 const PIXELS_PER_CHANNEL: usize = 2;
-
-/// Multiply-accumulates of a chunk that takes about 20 us on a fast core.
-const CHUNK: usize = 1 << 20;
 
 /// Floats of rows times gates that a product has at most, except where one image has more: every thread keeps room for all of them.
 const HELD: usize = 1 << 20;

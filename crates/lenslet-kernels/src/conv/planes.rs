@@ -13,12 +13,10 @@ use crate::late::Late;
 use crate::matrix::MatrixMut;
 use crate::panels::{Packed, Panel, Source};
 use crate::pool::parallel_for;
-use crate::product::Output;
+use crate::product::{CHUNK, Output};
 use crate::simd::{Isa, Kernel, Simd, dispatch_on};
 use crate::tile::{geometry, max_rows, max_vectors};
 
-/// Multiply-accumulates of a chunk of rows: about 20 us of a fast core.
-const CHUNK: usize = 1 << 20;
 /// Channels from which on pixels are interleaved instead.
 const FEW: usize = 5;
 

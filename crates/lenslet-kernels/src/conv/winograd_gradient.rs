@@ -57,7 +57,7 @@ fn block(size: Size, tiles: usize, [c_in, c_out]: [usize; 2]) -> usize {
 /// How many output channels' sums are made at a time. Those of several blocks of tiles are added up, so that all are kept.
 fn outputs_at_once(size: Size, blocks: usize, [c_in, c_out]: [usize; 2]) -> usize {
     let of_one = size.planes() * c_in * size_of::<f32>();
-    match (SUMS_BYTES / of_one).next_multiple_of(16) {
+    match (SUMS_BYTES / of_one).max(1).next_multiple_of(16) {
         some if blocks == 1 && some < c_out => {
             c_out.div_ceil(c_out.div_ceil(some)).next_multiple_of(16)
         }
