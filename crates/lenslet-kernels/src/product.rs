@@ -142,7 +142,7 @@ impl Size {
         let reads = |cut: &Cut| {
             cut.row_blocks * self.k * self.n + cut.panel_blocks * self.rows * self.per_tap
         };
-        let odd = |cut: &Cut| wanted > 1 && (cut.row_blocks * cut.panel_blocks) % 2 == 1;
+        let odd = |cut: &Cut| cut.row_blocks * cut.panel_blocks % 2;
         let worth = |cut: &Cut| (odd(cut), reads(cut));
         cuts.filter(fine).min_by_key(worth).unwrap_or(Cut {
             row_blocks: most,

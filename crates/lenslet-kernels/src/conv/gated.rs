@@ -138,18 +138,10 @@ impl Kernel for Times<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let k = self.to.len();
-        let whole = k / S::LANES * S::LANES;
-        let (from, gate, to) = (&self.from[..k], &self.gate[..k], &mut *self.to);
-        for i in (0..whole).step_by(S::LANES) {
-            // SAFETY: a whole vector lies there in each.
-            unsafe {
-                let y = s.mul(s.load(from.as_ptr().add(i)), s.load(gate.as_ptr().add(i)));
-                s.store(to.as_mut_ptr().add(i), y);
-            }
+        let pairs = self.from.chunks(S::LANES).zip(self.gate.chunks(S::LANES));
+        for (to, (from, gate)) in self.to.chunks_mut(S::LANES).zip(pairs) {
+            s.store_slice(to, s.mul(s.load_slice(from), s.load_slice(gate)));
         }
-        let y = s.mul(s.load_slice(&from[whole..]), s.load_slice(&gate[whole..]));
-        s.store_slice(&mut to[whole..], y);
     }
 }
 

@@ -194,11 +194,12 @@ impl<'a> InvertedResidual<'a> {
         } = depthwise.shape;
         let [oh, ow] = depthwise.output;
         let reach = (kernel[0] - 1) * dilation[0] + 1;
-        let held = match self.expand {
+        // Floats that one more row of the output takes.
+        let of_row = match self.expand {
             Some(_) => stride[0] * w * c + ow * c,
             None => ow * c,
         };
-        let at_once = (HELD / held.max(1)).clamp(1, rows.len().max(1));
+        let at_once = (HELD / of_row.max(1)).clamp(1, rows.len().max(1));
         // Rows of the map that the depthwise convolution reads.
         let seen = |rows: &Range<usize>| {
             let first = (rows.start * stride[0]).saturating_sub(padding[0]);

@@ -314,6 +314,23 @@ proptest! {
     }
 }
 
+#[test]
+fn no_images_have_no_gradient() {
+    let shape = Conv2d::new([0, 6, 6, 16], 16, [3, 3]).padding(1);
+    let none = Matrix::new(&[], 16);
+    with_each_isa(|_| {
+        for algorithm in Algorithm::ALL {
+            let mut dw = poisoned(shape.weight_len());
+            let mut scratch = Scratch::new();
+            if algorithm.serves_weight_gradient(&shape) {
+                let done = shape.weight_gradient_by(algorithm, none, none, &mut dw, &mut scratch);
+                done.unwrap();
+                assert!(dw.iter().all(|&x| x == 0.0), "{}", algorithm.name());
+            }
+        }
+    });
+}
+
 /// Shapes that take the branches which random small ones seldom reach.
 #[test]
 fn particular_shapes() {

@@ -78,6 +78,9 @@ unsafe fn run<T: Transform>(
     let output = shape.output_size().expect("checked by the caller");
     let grid = output.map(|n| n.div_ceil(T::OUT));
     let tiles = shape.n * grid[0] * grid[1];
+    if tiles == 0 {
+        return dw.fill(0.0);
+    }
     let numbers = T::IN * T::IN;
     let block = block(size, tiles, [c_in, c_out]);
     let zero = AlignedBuf::zeroed(c_in.max(c_out));
@@ -94,7 +97,7 @@ unsafe fn run<T: Transform>(
         .split_at_mut(numbers * planes.v_plane);
     let (v, m) = (Raw(v.as_mut_ptr()), Raw(m.as_mut_ptr()));
     let at_once = outputs_at_once(size, tiles.div_ceil(block), [c_in, c_out]);
-    let sums = b.resize(numbers * c_in * at_once.min(c_out));
+    let sums = b.resize(numbers * c_in * at_once);
     let pass = Pass {
         n: shape.n,
         x,
