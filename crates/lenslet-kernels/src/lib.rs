@@ -51,8 +51,8 @@ pub use attention::{Attention, AttentionGradients, AttentionSaved, ScoreBias};
 pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
 pub use conv::{
-    Algorithm, Conv2d, ConvTranspose2d, InvertedResidual, PackedConv, Part, PartConv, Pass,
-    PlanesConv, column_sums, strip_chunks,
+    Algorithm, Conv2d, ConvTranspose2d, ConvWorkspace, InvertedResidual, PackedConv, Part,
+    PartConv, Pass, PlanesConv, column_sums, strip_chunks,
 };
 pub use elementwise::{
     AdamW, ElementMap, Factor, Reduce, Saved, Scaling, Sgd, activation_backward,

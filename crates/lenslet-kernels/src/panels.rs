@@ -93,6 +93,8 @@ pub(crate) struct Packed {
     /// Taps times channels of a group.
     pub k: usize,
     pub groups: usize,
+    /// Floats between one group and the next.
+    pub gap: usize,
     pub data: AlignedBuf,
 }
 
@@ -103,6 +105,7 @@ impl Packed {
             panels: Panels::new(isa(), 0),
             k: 0,
             groups: 0,
+            gap: 0,
             data: AlignedBuf::new(),
         }
     }
@@ -115,7 +118,7 @@ impl Packed {
         source: impl Fn(usize) -> Source<'a> + Sync,
     ) {
         self.panels = Panels::new(isa(), cols);
-        self.groups = groups;
+        (self.groups, self.gap) = (groups, 0);
         self.k = if groups == 0 {
             0
         } else {
@@ -165,13 +168,29 @@ impl Packed {
 
     /// The packed panel of a group.
     pub fn panel(&self, group: usize, panel: &Panel) -> &[f32] {
-        let start = group * self.panels.padded() * self.k + panel.col * self.k;
+        let start = group * (self.panels.padded() * self.k + self.gap) + panel.col * self.k;
         &self.data[start..start + panel.width * self.k]
     }
 }
 
 /// Panels that are packed together where columns are contiguous.
 const PANELS_TOGETHER: usize = 16;
+
+/// Packs one panel, all of a source's channels, on this thread.
+pub(crate) fn pack_panel(source: &Source<'_>, panels: &Panels, index: usize, to: &mut [f32]) {
+    let Panel { col, width, .. } = panels.get(index);
+    let k = source.taps.len() * source.channels;
+    assert!(to.len() >= k * width, "packed data is too short");
+    let part = PackPart {
+        source,
+        panels,
+        range: index..index + 1,
+        channels: 0..source.channels,
+        k,
+        out: to.as_mut_ptr().wrapping_sub(col * k),
+    };
+    dispatch_on(panels.isa, part);
+}
 
 /// Packs some channels of some panels: row `tap * source.channels + channel` of each.
 struct PackPart<'a> {

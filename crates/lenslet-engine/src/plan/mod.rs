@@ -321,8 +321,7 @@ impl Planner<'_> {
                 ),
             };
             let algorithm = options.algorithm(&shape, pass);
-            let mut conv = PackedConv::with_algorithm(&shape, pass, algorithm, numbers)?;
-            conv.settle();
+            let conv = PackedConv::with_algorithm(&shape, pass, algorithm, numbers)?;
             Ok(Packing::Pixels(Box::new(conv)))
         })?;
         Ok(Stage {

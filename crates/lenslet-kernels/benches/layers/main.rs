@@ -4,7 +4,8 @@
 //!
 //! A filter is a part of "network layer", as "resnet50 3x3"; without one, everything runs. GF/s count two operations per
 //! multiply-accumulate of the direct form, so Winograd can exceed 100 percent of the peak, which is measured before each
-//! network. GB/s count operands and results once. Layers are timed warm, one after the other.
+//! network. GB/s count operands and results once. Layers are timed warm, one after the other, with weights packed for every run, as in
+//! training.
 
 mod networks;
 
@@ -12,8 +13,8 @@ use std::time::Instant;
 
 use lenslet_kernels::simd::isa;
 use lenslet_kernels::{
-    Algorithm, AlignedBuf, Conv2d, Epilogue, KernelError, Matrix, MatrixMut, Order, PackedConv,
-    PackedMatrix, Pass, Scratch, peak_operations, pool, transposed_product,
+    Algorithm, AlignedBuf, Conv2d, ConvWorkspace, Epilogue, KernelError, Matrix, MatrixMut, Order,
+    PackedMatrix, Pass, peak_operations, pool, transposed_product,
 };
 use networks::{Kind, Layer, layers};
 
@@ -80,12 +81,11 @@ fn random(len: usize) -> AlignedBuf {
     buf
 }
 
-/// Seconds of forward, input gradient, weight gradient, and of packing the weights for the first two.
+/// Seconds of forward, input gradient and weight gradient.
 struct Times {
     forward: f64,
     input: Option<f64>,
     weight: f64,
-    pack: f64,
     algorithms: String,
     macs: usize,
     /// Floats of input, weight and output.
@@ -99,45 +99,26 @@ fn time_conv(shape: &Conv2d, options: &Options) -> Result<Times, KernelError> {
     let mut y = random(shape.n * oh * ow * shape.c_out);
     let mut dx = AlignedBuf::zeroed(x.len());
     let mut dw = AlignedBuf::zeroed(w.len());
-    let mut scratch = Scratch::new();
-    let algorithm = |pass| match options.algorithm {
-        Some(algorithm) if algorithm.serves(shape, pass) => algorithm,
-        _ => Algorithm::choose(shape, pass),
-    };
+    let mut workspace = ConvWorkspace::new();
     let mut names = Vec::new();
-    let mut pack = 0.0;
-    let mut run = |pass, x: &[f32], c_in, y: &mut [f32], c_out, scratch: &mut Scratch| {
-        let mut packed = PackedConv::with_algorithm(shape, pass, algorithm(pass), &w)?;
-        names.push(packed.algorithm().name());
-        let mut result = packed.repack(&w);
-        pack += time(options.seconds / 4.0, || result = packed.repack(&w));
-        result.clone()?;
+    let mut run = |pass, x: &[f32], c_in, y: &mut [f32], c_out| {
+        let algorithm = match options.algorithm {
+            Some(algorithm) if algorithm.serves(shape, pass) => algorithm,
+            _ => Algorithm::choose_repacked(shape, pass),
+        };
+        names.push(algorithm.name());
+        let mut result = Ok(());
         let seconds = time(options.seconds, || {
             let (x, y) = (Matrix::new(x, c_in), MatrixMut::new(y, c_out));
-            result = packed.run(shape.n, x, y, scratch, &Epilogue::NONE);
+            let call = (shape, pass);
+            result = workspace.run_by(algorithm, call, &w, x, y, &Epilogue::NONE);
         });
         result.map(|()| seconds)
     };
-    let forward = run(
-        Pass::Forward,
-        &x,
-        shape.c_in,
-        &mut y,
-        shape.c_out,
-        &mut scratch,
-    )?;
+    let forward = run(Pass::Forward, &x, shape.c_in, &mut y, shape.c_out)?;
     // Images need no gradient.
     let input = (shape.c_in > 3)
-        .then(|| {
-            run(
-                Pass::InputGradient,
-                &y,
-                shape.c_out,
-                &mut dx,
-                shape.c_in,
-                &mut scratch,
-            )
-        })
+        .then(|| run(Pass::InputGradient, &y, shape.c_out, &mut dx, shape.c_in))
         .transpose()?;
     let mut result = Ok(());
     let by = match options.algorithm {
@@ -147,7 +128,7 @@ fn time_conv(shape: &Conv2d, options: &Options) -> Result<Times, KernelError> {
     names.push(by.name());
     let weight = time(options.seconds, || {
         let (x, dy) = (Matrix::new(&x, shape.c_in), Matrix::new(&y, shape.c_out));
-        result = shape.weight_gradient_by(by, x, dy, &mut dw, &mut scratch);
+        result = workspace.weight_gradient_by(by, shape, x, dy, &mut dw);
     });
     result?;
     names.dedup();
@@ -155,7 +136,6 @@ fn time_conv(shape: &Conv2d, options: &Options) -> Result<Times, KernelError> {
         forward,
         input,
         weight,
-        pack,
         algorithms: names.join(", "),
         macs: shape.macs(),
         floats: x.len() + w.len() + y.len(),
@@ -168,22 +148,16 @@ fn time_linear(rows: usize, k: usize, n: usize, options: &Options) -> Result<Tim
     let seconds = options.seconds;
     let mut packed = PackedMatrix::new(Matrix::new(&w, k), Order::Transposed, k, n)?;
     let mut result = Ok(());
-    let mut pack = time(seconds / 4.0, || {
-        result = packed.pack(Matrix::new(&w, k), Order::Transposed, k, n);
-    });
-    result.clone()?;
     let forward = time(seconds, || {
         let (x, y) = (Matrix::new(&x, k), MatrixMut::new(&mut y, n));
-        result = packed.multiply(rows, x, y, &Epilogue::NONE);
-    });
-    result.clone()?;
-    pack += time(seconds / 4.0, || {
-        result = packed.pack(Matrix::new(&w, k), Order::RowMajor, n, k);
+        result = (packed.pack(Matrix::new(&w, k), Order::Transposed, k, n))
+            .and_then(|()| packed.multiply(rows, x, y, &Epilogue::NONE));
     });
     result.clone()?;
     let input = time(seconds, || {
         let (dy, dx) = (Matrix::new(&y, n), MatrixMut::new(&mut dx, k));
-        result = packed.multiply(rows, dy, dx, &Epilogue::NONE);
+        result = (packed.pack(Matrix::new(&w, k), Order::RowMajor, n, k))
+            .and_then(|()| packed.multiply(rows, dy, dx, &Epilogue::NONE));
     });
     result.clone()?;
     let weight = time(seconds, || {
@@ -194,7 +168,6 @@ fn time_linear(rows: usize, k: usize, n: usize, options: &Options) -> Result<Tim
         forward,
         input: Some(input),
         weight,
-        pack,
         algorithms: "product".to_string(),
         macs: rows * k * n,
         floats: rows * k + k * n + rows * n,
@@ -216,7 +189,7 @@ fn cell(seconds: Option<f64>, macs: usize, peak: f64) -> String {
     }
 }
 
-fn run_layer(layer: &Layer, options: &Options, peak: f64) -> Result<[f64; 5], KernelError> {
+fn run_layer(layer: &Layer, options: &Options, peak: f64) -> Result<[f64; 4], KernelError> {
     let times = match layer.kind {
         Kind::Conv(shape) => time_conv(
             &Conv2d {
@@ -228,20 +201,19 @@ fn run_layer(layer: &Layer, options: &Options, peak: f64) -> Result<[f64; 5], Ke
         Kind::Linear([rows, k, n]) => time_linear(rows * options.batch, k, n, options)?,
     };
     println!(
-        "{:<26} x{:<2} {} {:5.0} {} {} {:8.3}  {}",
+        "{:<26} x{:<2} {} {:5.0} {} {}  {}",
         layer.name,
         layer.count,
         cell(Some(times.forward), times.macs, peak),
         times.floats as f64 * 4.0 / times.forward / 1e9,
         cell(times.input, times.macs, peak),
         cell(Some(times.weight), times.macs, peak),
-        times.pack * 1e3,
         times.algorithms,
     );
     let count = layer.count as f64;
     let input = times.input.unwrap_or(0.0);
     let macs = times.macs as f64;
-    Ok([times.forward, input, times.weight, times.pack, macs].map(|x| x * count))
+    Ok([times.forward, input, times.weight, macs].map(|x| x * count))
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -262,10 +234,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             isa(),
         );
         println!(
-            "{:<30} {:^22} {:>5} {:^22} {:^22} {:>8}",
-            "", "forward ms GF/s peak", "GB/s", "input gradient", "weight gradient", "pack ms",
+            "{:<30} {:^22} {:>5} {:^22} {:^22}",
+            "", "forward ms GF/s peak", "GB/s", "input gradient", "weight gradient",
         );
-        let mut total = [0.0; 5];
+        let mut total = [0.0; 4];
         for layer in net {
             let times = run_layer(layer, &options, peak)?;
             total
@@ -273,15 +245,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .zip(times)
                 .for_each(|(total, time)| *total += time);
         }
-        let [forward, input, weight, pack, macs] = total;
+        let [forward, input, weight, macs] = total;
         println!(
-            "{:<30} {} {:5} {} {} {:8.3}",
+            "{:<30} {} {:5} {} {}",
             "all, with their counts",
             cell(Some(forward), macs as usize, peak),
             "",
             cell(Some(input), macs as usize, peak),
             cell(Some(weight), macs as usize, peak),
-            pack * 1e3,
         );
     }
     Ok(())

@@ -176,11 +176,11 @@ mod tests {
                 }
             }
         }
-        let small = conv(8, 7, 512, 512, 3);
-        assert_eq!(
-            Algorithm::choose_repacked(&small, Pass::Forward),
-            Algorithm::WinogradF2
-        );
+        // Where weights are transformed for every run, and written out, more of them cost more; where they stay in a cache, they do not.
+        let repacked = |shape| Algorithm::choose_repacked(&shape, Pass::Forward);
+        assert_eq!(repacked(conv(16, 7, 128, 128, 3)), Algorithm::WinogradF4);
+        assert_eq!(repacked(conv(3, 7, 200, 200, 3)), Algorithm::WinogradF2);
+        assert_eq!(repacked(conv(8, 7, 512, 512, 3)), Algorithm::WinogradF4);
     }
 
     #[test]

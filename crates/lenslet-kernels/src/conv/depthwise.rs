@@ -42,8 +42,8 @@ struct Phase {
     out_offset: [usize; 2],
 }
 
-impl Depthwise {
-    pub fn new() -> Self {
+impl Default for Depthwise {
+    fn default() -> Self {
         Depthwise {
             isa: isa(),
             weights: AlignedBuf::new(),
@@ -51,7 +51,9 @@ impl Depthwise {
             phases: Vec::new(),
         }
     }
+}
 
+impl Depthwise {
     pub fn pack(&mut self, shape: &Conv2d, output: [usize; 2], pass: Pass, weight: &[f32]) {
         self.isa = isa();
         let (lanes, _) = geometry(self.isa);

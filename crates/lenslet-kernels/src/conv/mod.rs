@@ -1,12 +1,15 @@
 //! Two-dimensional convolution: shape, choice of algorithm, forward pass and gradients.
 //!
 //! Activations are `[n, h, w, c]`, weights `[c_out, c_in / groups, kh, kw]`. A [`PackedConv`] holds weights in the form that its
-//! algorithm reads; it is made for the forward pass or for the input gradient (which is the transposed convolution).
+//! algorithm reads; it is made for the forward pass or for the input gradient (which is the transposed convolution). A [`ConvWorkspace`]
+//! runs passes whose weights serve once.
 
 mod choose;
 mod depthwise;
 mod depthwise_gradient;
 mod depthwise_tile;
+mod few_tiles;
+mod filters;
 mod gated;
 mod gradient;
 mod indirect;
@@ -18,6 +21,7 @@ mod transform;
 mod transposed;
 mod winograd;
 mod winograd_gradient;
+mod workspace;
 
 pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;
@@ -25,6 +29,7 @@ pub use packed::PackedConv;
 pub use planes::PlanesConv;
 pub use strips::{InvertedResidual, Part, PartConv, strip_chunks};
 pub use transposed::ConvTranspose2d;
+pub use workspace::ConvWorkspace;
 
 use crate::error::{KernelError, elements};
 

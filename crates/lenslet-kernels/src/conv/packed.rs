@@ -1,6 +1,7 @@
 //! Weights in the form that an algorithm reads, and the call that runs it.
 
 use super::depthwise::Depthwise;
+use super::filters::Filters;
 use super::indirect::Indirect;
 use super::narrow::Narrow;
 use super::winograd::{self, Size, Winograd};
@@ -13,8 +14,6 @@ use crate::product::Output;
 use crate::simd::Isa;
 
 /// A convolution with its weights packed. `Send` and `Sync`: one object serves any number of threads.
-///
-/// Packing again (in training, after every step) reuses the memory.
 #[derive(Debug)]
 pub struct PackedConv {
     pub(super) shape: Conv2d,
@@ -26,10 +25,10 @@ pub struct PackedConv {
 }
 
 /// The memory of every algorithm; that of the one in use holds the weights.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Weights {
     pub indirect: Indirect,
-    winograd: Winograd,
+    pub winograd: Winograd,
     pub depthwise: Depthwise,
     narrow: Narrow,
 }
@@ -56,34 +55,18 @@ impl PackedConv {
         algorithm: Algorithm,
         weight: &[f32],
     ) -> Result<Self, KernelError> {
-        let mut packed = PackedConv {
-            shape: *shape,
-            output: [0; 2],
-            pass,
-            algorithm,
-            weights: Weights {
-                indirect: Indirect::default(),
-                winograd: Winograd::new(),
-                depthwise: Depthwise::new(),
-                narrow: Narrow::default(),
-            },
-        };
-        packed.repack_as(shape, pass, algorithm, weight)?;
+        let mut packed = Self::unpacked(shape, pass, algorithm, Weights::default())?;
+        packed.pack(weight)?;
         Ok(packed)
     }
 
-    /// Packs the weights of another convolution, into the memory that is there.
-    ///
-    /// # Errors
-    ///
-    /// As [`PackedConv::with_algorithm`].
-    pub fn repack_as(
-        &mut self,
+    /// A convolution whose weights have to be packed yet, in the memory of others.
+    pub(super) fn unpacked(
         shape: &Conv2d,
         pass: Pass,
         algorithm: Algorithm,
-        weight: &[f32],
-    ) -> Result<(), KernelError> {
+        weights: Weights,
+    ) -> Result<Self, KernelError> {
         let output = shape.output_size()?;
         if !algorithm.serves(shape, pass) {
             return Err(KernelError::Shape {
@@ -94,17 +77,17 @@ impl PackedConv {
                 ),
             });
         }
-        (self.shape, self.output) = (*shape, output);
-        (self.pass, self.algorithm) = (pass, algorithm);
-        self.repack(weight)
+        Ok(PackedConv {
+            shape: *shape,
+            output,
+            pass,
+            algorithm,
+            weights,
+        })
     }
 
-    /// Packs other weights for the same convolution, into the memory that is there.
-    ///
-    /// # Errors
-    ///
-    /// If the weight has another length than the shape says.
-    pub fn repack(&mut self, weight: &[f32]) -> Result<(), KernelError> {
+    /// Packs the weights.
+    pub(super) fn pack(&mut self, weight: &[f32]) -> Result<(), KernelError> {
         expect_len("convolution weight", weight.len(), self.shape.weight_len())?;
         let Weights {
             indirect,
@@ -119,38 +102,12 @@ impl PackedConv {
                 indirect.pack_forward(shape, self.output, weight, kernel_rows);
             }
             Algorithm::Indirect | Algorithm::KernelRows => indirect.pack_gradient(shape, weight),
-            Algorithm::WinogradF2 => winograd.pack(Size::F2, shape, weight, forward),
-            Algorithm::WinogradF4 => winograd.pack(Size::F4, shape, weight, forward),
+            Algorithm::WinogradF2 => winograd.pack(Size::F2, &Filters::new(shape, weight, forward)),
+            Algorithm::WinogradF4 => winograd.pack(Size::F4, &Filters::new(shape, weight, forward)),
             Algorithm::Depthwise => depthwise.pack(shape, self.output, self.pass, weight),
             Algorithm::Narrow => narrow.pack(shape, self.pass, weight),
         }
         Ok(())
-    }
-
-    /// As [`Conv2d::weight_gradient`] of any convolution, partly in the memory of these weights, which have to be packed again before
-    /// they can be run: a step packs weights for every pass, and the gradients of Winograd's transformed weights are as large.
-    ///
-    /// # Errors
-    ///
-    /// As [`Conv2d::weight_gradient`].
-    pub fn weight_gradient_in_place(
-        &mut self,
-        shape: &Conv2d,
-        x: Matrix<'_>,
-        dy: Matrix<'_>,
-        dw: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Result<(), KernelError> {
-        let winograd = &mut self.weights.winograd;
-        winograd.trade(&mut scratch.b);
-        let result = shape.weight_gradient(x, dy, dw, scratch);
-        winograd.trade(&mut scratch.b);
-        result
-    }
-
-    /// Gives back the memory that only packing again would use.
-    pub fn settle(&mut self) {
-        self.weights.winograd.settle();
     }
 
     /// The convolution's shape.
@@ -191,6 +148,47 @@ impl PackedConv {
         scratch: &mut Scratch,
         epilogue: &Epilogue<'_>,
     ) -> Result<(), KernelError> {
+        let pass = self.operands(n, x, y, epilogue)?;
+        if n == 0 {
+            return Ok(());
+        }
+        let winograd::Pass {
+            input,
+            output,
+            c_in,
+            y,
+            post,
+            ..
+        } = pass;
+        let (shape, weights) = (&self.shape, &self.weights);
+        match self.algorithm {
+            // SAFETY: `operands` checked every pixel and channel of input, output and epilogue.
+            Algorithm::Indirect | Algorithm::KernelRows => unsafe {
+                let scratch = &mut scratch.a;
+                (weights.indirect).run(shape, n, x, input, output, y, post, scratch);
+            },
+            // SAFETY: as above.
+            Algorithm::WinogradF2 | Algorithm::WinogradF4 => unsafe {
+                (weights.winograd).run(&pass, [&mut scratch.a, &mut scratch.b]);
+            },
+            // SAFETY: as above.
+            Algorithm::Depthwise => unsafe {
+                (weights.depthwise).run(n, c_in, x, input, output, y, post);
+            },
+            // SAFETY: as above.
+            Algorithm::Narrow => unsafe { weights.narrow.run(n, x, input, output, y, post) },
+        }
+        Ok(())
+    }
+
+    /// Checks what a run reads and writes.
+    pub(super) fn operands<'a>(
+        &self,
+        n: usize,
+        x: Matrix<'a>,
+        y: MatrixMut<'_>,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<winograd::Pass<'a>, KernelError> {
         let shape = &self.shape;
         let whole = [shape.h, shape.w];
         let (input, output, c_in, c_out) = match self.pass {
@@ -201,49 +199,25 @@ impl PackedConv {
         x.check("convolution input", elements([n, input[0], input[1]]), c_in)?;
         y.check("convolution output", rows, c_out)?;
         epilogue.check(rows, c_out)?;
-        if n == 0 {
-            return Ok(());
-        }
-        let y = Output {
-            data: y.data.as_mut_ptr(),
-            ld: y.ld,
+        let [top, left, ..] = shape.padding;
+        let padding = match self.pass {
+            Pass::Forward => [top, left],
+            Pass::InputGradient => [2usize.wrapping_sub(top), 2usize.wrapping_sub(left)],
         };
-        let post = epilogue.raw();
-        let weights = &self.weights;
-        match self.algorithm {
-            // SAFETY: the checks above cover every pixel and channel of input, output and epilogue.
-            Algorithm::Indirect | Algorithm::KernelRows => unsafe {
-                let scratch = &mut scratch.a;
-                (weights.indirect).run(shape, n, x, input, output, y, post, scratch);
+        Ok(winograd::Pass {
+            n,
+            x,
+            input,
+            output,
+            padding,
+            c_in,
+            c_out,
+            y: Output {
+                data: y.data.as_mut_ptr(),
+                ld: y.ld,
             },
-            Algorithm::WinogradF2 | Algorithm::WinogradF4 => {
-                let [top, left, ..] = shape.padding;
-                let padding = match self.pass {
-                    Pass::Forward => [top, left],
-                    Pass::InputGradient => [2 - top, 2 - left],
-                };
-                let pass = winograd::Pass {
-                    n,
-                    x,
-                    input,
-                    output,
-                    padding,
-                    c_in,
-                    c_out,
-                    y,
-                    post,
-                };
-                // SAFETY: as above.
-                unsafe { (weights.winograd).run(&pass, [&mut scratch.a, &mut scratch.b]) };
-            }
-            // SAFETY: as above.
-            Algorithm::Depthwise => unsafe {
-                (weights.depthwise).run(n, c_in, x, input, output, y, post);
-            },
-            // SAFETY: as above.
-            Algorithm::Narrow => unsafe { weights.narrow.run(n, x, input, output, y, post) },
-        }
-        Ok(())
+            post: epilogue.raw(),
+        })
     }
 
     /// Whether it is the forward pass of a depthwise convolution by the kernel for those.

@@ -1,3 +1,5 @@
+use std::cell::RefCell;
+
 use super::*;
 use crate::buffer::Scratch;
 use crate::epilogue::{Activation, Epilogue};
@@ -85,7 +87,15 @@ impl Problem {
     }
 
     /// Runs one pass between rows that lie `pads` floats further apart than dense ones.
-    fn check_pass(&self, pass: Pass, algorithm: Algorithm, pads: [usize; 2], tolerance: f64) {
+    ///
+    /// Weights are packed for it, or serve this run only, in memory that other passes have used.
+    fn check_pass(
+        &self,
+        (pass, algorithm): (Pass, Algorithm),
+        once: Option<&RefCell<ConvWorkspace>>,
+        pads: [usize; 2],
+        tolerance: f64,
+    ) {
         let shape = &self.shape;
         let (x, want, c_in, c_out) = match pass {
             Pass::Forward => (&self.x, &self.y64, shape.c_in, shape.c_out),
@@ -115,10 +125,15 @@ impl Problem {
             moments: Some(&moments),
         };
         let run = |y: &mut [f32], epilogue: &Epilogue, scratch: &mut Scratch| {
-            let x = Matrix::new(&wide, ldx);
-            packed
-                .run(shape.n, x, MatrixMut::new(y, ldy), scratch, epilogue)
-                .unwrap();
+            let (x, y) = (Matrix::new(&wide, ldx), MatrixMut::new(y, ldy));
+            let done = match once {
+                Some(workspace) => {
+                    let mut workspace = workspace.borrow_mut();
+                    workspace.run_by(algorithm, (shape, pass), &self.w, x, y, epilogue)
+                }
+                None => packed.run(shape.n, x, y, scratch, epilogue),
+            };
+            done.unwrap();
         };
         run(&mut y, &epilogue, &mut scratch);
         let what = format!("{pass:?}, {}, {}", algorithm.name(), packed.isa());
@@ -171,11 +186,14 @@ impl Problem {
     }
 
     fn check_all(&self, pads: [usize; 2]) {
+        let workspace = RefCell::default();
         for pass in [Pass::Forward, Pass::InputGradient] {
             for algorithm in Algorithm::ALL {
                 if algorithm.serves(&self.shape, pass) {
                     let tolerance = sum_tolerance(self.reduction(pass)) * algorithm.error_factor();
-                    self.check_pass(pass, algorithm, pads, tolerance);
+                    for once in [None, Some(&workspace)] {
+                        self.check_pass((pass, algorithm), once, pads, tolerance);
+                    }
                 }
             }
         }
@@ -187,8 +205,8 @@ impl Problem {
         let pixels = self.dy.len() / shape.c_out;
         for algorithm in Algorithm::ALL {
             let mut dw = poisoned(self.w.len());
-            let mut scratch = Scratch::new();
-            let done = shape.weight_gradient_by(algorithm, x, dy, &mut dw, &mut scratch);
+            let workspace = &mut workspace.borrow_mut();
+            let done = workspace.weight_gradient_by(algorithm, shape, x, dy, &mut dw);
             assert_eq!(done.is_ok(), algorithm.serves_weight_gradient(shape));
             if done.is_ok() {
                 let what = format!("weight gradient, {}", algorithm.name());
@@ -315,15 +333,27 @@ proptest! {
 }
 
 #[test]
-fn no_images_have_no_gradient() {
-    let shape = Conv2d::new([0, 6, 6, 16], 16, [3, 3]).padding(1);
-    let none = Matrix::new(&[], 16);
+fn no_images_have_no_output_and_no_gradient() {
+    let shape = Conv2d::new([0, 6, 6, 16], 256, [3, 3]).padding(1);
+    let (x, dy) = (Matrix::new(&[], 16), Matrix::new(&[], 256));
+    let weight = random(shape.weight_len(), 1);
     with_each_isa(|_| {
+        let mut workspace = ConvWorkspace::new();
         for algorithm in Algorithm::ALL {
+            if algorithm.serves(&shape, Pass::Forward) {
+                let (moments, y) = (Moments::new(), MatrixMut::new(&mut [], 256));
+                let epilogue = Epilogue {
+                    moments: Some(&moments),
+                    ..Epilogue::NONE
+                };
+                let call = (&shape, Pass::Forward);
+                let done = workspace.run_by(algorithm, call, &weight, x, y, &epilogue);
+                done.unwrap();
+                assert!(moments.finish(256).is_err(), "moments of nothing");
+            }
             let mut dw = poisoned(shape.weight_len());
-            let mut scratch = Scratch::new();
             if algorithm.serves_weight_gradient(&shape) {
-                let done = shape.weight_gradient_by(algorithm, none, none, &mut dw, &mut scratch);
+                let done = workspace.weight_gradient_by(algorithm, &shape, x, dy, &mut dw);
                 done.unwrap();
                 assert!(dw.iter().all(|&x| x == 0.0), "{}", algorithm.name());
             }
@@ -349,6 +379,9 @@ fn particular_shapes() {
         Conv2d::new([1, 3, 3, 2500], 17, [1, 1]),
         // Winograd's weight gradient in two pieces of output channels.
         Conv2d::new([1, 4, 4, 520], 200, [3, 3]).padding(1),
+        // Weights that every thread transforms for itself, some rows at a time.
+        Conv2d::new([1, 4, 5, 700], 257, [3, 3]).padding(1),
+        Conv2d::new([1, 7, 7, 20], 256, [3, 3]),
         // Enough Winograd tiles for blocks of their own for each thread.
         Conv2d::new([2, 50, 50, 5], 3, [3, 3]).padding(1),
         // ResNeXt's groups.
@@ -560,33 +593,35 @@ fn only_pointwise_convolutions_take_a_gate() {
 }
 
 #[test]
-fn a_weight_gradient_borrows_packed_memory() {
+fn a_workspace_serves_one_after_the_other() {
     let shape = Conv2d::new([2, 14, 14, 32], 48, [3, 3]).padding(1);
     let problem = Problem::new(shape, 3);
     let (x, dy) = (Matrix::new(&problem.x, 32), Matrix::new(&problem.dy, 48));
-    let pack = |algorithm| {
-        PackedConv::with_algorithm(&shape, Pass::Forward, algorithm, &problem.w).unwrap()
-    };
-    let run = |packed: &PackedConv| {
-        let mut y = poisoned(problem.dy.len());
-        let (scratch, to) = (&mut Scratch::new(), MatrixMut::new(&mut y, 48));
-        packed.run(2, x, to, scratch, &Epilogue::NONE).unwrap();
-        y
+    let run = |workspace: &mut ConvWorkspace| {
+        let (mut y, mut dw) = (poisoned(problem.dy.len()), poisoned(problem.w.len()));
+        for algorithm in [Algorithm::WinogradF4, Algorithm::Indirect] {
+            let (to, call) = (MatrixMut::new(&mut y, 48), (&shape, Pass::Forward));
+            let done = workspace.run_by(algorithm, call, &problem.w, x, to, &Epilogue::NONE);
+            done.unwrap();
+            workspace.weight_gradient(&shape, x, dy, &mut dw).unwrap();
+        }
+        (y, dw)
     };
     with_each_isa(|_| {
-        let mut scratch = Scratch::new();
+        let mut workspace = ConvWorkspace::new();
+        let first = run(&mut workspace);
+        assert!(run(&mut workspace) == first, "another result");
+        let to = &mut poisoned(problem.dy.len());
+        let (to, call) = (MatrixMut::new(to, 48), (&shape, Pass::Forward));
+        let weight = &problem.w[1..];
         for algorithm in [Algorithm::WinogradF4, Algorithm::Indirect] {
-            let mut packed = pack(algorithm);
-            let (mut want, mut found) = (poisoned(problem.w.len()), poisoned(problem.w.len()));
-            shape
-                .weight_gradient(x, dy, &mut want, &mut Scratch::new())
-                .unwrap();
-            packed
-                .weight_gradient_in_place(&shape, x, dy, &mut found, &mut scratch)
-                .unwrap();
-            assert!(found == want, "{algorithm:?}: another gradient");
-            packed.repack(&problem.w).unwrap();
-            assert!(run(&packed) == run(&pack(algorithm)), "{algorithm:?}");
+            let to = MatrixMut::new(&mut *to.data, 48);
+            let done = workspace.run_by(algorithm, call, weight, x, to, &Epilogue::NONE);
+            assert!(done.is_err(), "a weight is missing");
         }
+        assert!(
+            run(&mut workspace) == first,
+            "another result after an error"
+        );
     });
 }

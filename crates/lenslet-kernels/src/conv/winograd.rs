@@ -3,16 +3,20 @@
 //! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. Each tile of the input becomes 36 (16) numbers per
 //! channel; one matrix product over the channels for each of them replaces 9 * 16 (9 * 4) multiplications by 36 (16).
 
+use std::ops::Range;
+
 use super::Conv2d;
-use super::transform::{F2, F4, Transform, filter_transform, input_transform, output_transform};
+use super::few_tiles::are_few;
+use super::filters::{Filters, ROWS};
+use super::transform::{F2, F4, Transform, input_transform, output_transform};
 use crate::buffer::{AlignedBuf, with_local};
 use crate::epilogue::Post;
 use crate::matrix::Matrix;
 use crate::moments::Chunk;
-use crate::panels::{Packed, Panels, Source};
+use crate::panels::{Packed, Panel, Panels};
 use crate::pool::{SharedMut, parallel_for};
 use crate::product::{MatrixRows, Output, Product};
-use crate::simd::{Isa, Kernel, Simd, dispatch_on};
+use crate::simd::{Isa, Kernel, Simd, dispatch_on, isa};
 
 /// Size of the output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,6 @@ pub(super) fn serves(shape: &Conv2d) -> bool {
 #[derive(Debug)]
 pub(super) struct Winograd {
     size: Size,
-    direct: Packed,
     transformed: Packed,
     zero: AlignedBuf,
 }
@@ -99,6 +102,16 @@ fn cut(size: Size, tiles: usize, c_in: usize, c_out: usize) -> Cut {
     Cut::Blocks(tiles.div_ceil(tiles.div_ceil(block)))
 }
 
+impl Default for Winograd {
+    fn default() -> Self {
+        Winograd {
+            size: Size::F4,
+            transformed: Packed::empty(),
+            zero: AlignedBuf::new(),
+        }
+    }
+}
+
 impl Winograd {
     /// Trades the memory of the transformed weights, which are lost, for other memory.
     pub fn trade(&mut self, with: &mut AlignedBuf) {
@@ -106,63 +119,26 @@ impl Winograd {
         self.transformed.data.resize(0);
     }
 
-    /// Drops the weights that are not transformed.
-    pub fn settle(&mut self) {
-        self.direct = Packed::empty();
-    }
-
-    pub fn new() -> Self {
-        let (direct, transformed) = (Packed::empty(), Packed::empty());
-        Winograd {
-            size: Size::F4,
-            direct,
-            transformed,
-            zero: AlignedBuf::new(),
-        }
-    }
-
-    /// Transforms the weight of a forward pass, or of the input gradient (turned by 180 degrees, channels exchanged).
-    pub fn pack(&mut self, size: Size, shape: &Conv2d, weight: &[f32], forward: bool) {
+    /// Transforms the weight of a pass.
+    pub fn pack(&mut self, size: Size, filters: &Filters<'_>) {
         self.size = size;
-        let (c_in, c_out) = (shape.c_in, shape.c_out);
-        let (k, cols) = if forward {
-            (c_in, c_out)
-        } else {
-            (c_out, c_in)
-        };
-        const TURNED: [usize; 9] = [8, 7, 6, 5, 4, 3, 2, 1, 0];
-        const STRAIGHT: [usize; 9] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
-        self.direct.repack(cols, 1, |_| Source {
-            data: weight,
-            taps: if forward { &STRAIGHT } else { &TURNED },
-            tap_stride: 1,
-            channels: k,
-            channel_stride: if forward { 9 } else { c_in * 9 },
-            col_stride: if forward { c_in * 9 } else { 9 },
-        });
-        self.zero.resize(k).fill(0.0);
-        let panels = self.direct.panels;
+        self.zero.resize(filters.k).fill(0.0);
+        let panels = Panels::new(isa(), filters.cols);
+        let k = filters.k;
         let to = &mut self.transformed;
-        (to.panels, to.k, to.groups) = (panels, k, self.size.planes());
+        (to.panels, to.k, to.groups) = (panels, k, size.planes());
         let plane = panels.padded() * k;
         let shared = SharedMut::new(to.data.resize(to.groups * plane));
-        let direct = &self.direct;
-        let part = 16;
-        let parts = k.div_ceil(part);
+        let parts = k.div_ceil(ROWS);
         parallel_for(panels.count * parts, |i| {
-            let (panel, first) = (panels.get(i / parts), i % parts * part);
-            let rows = first..(first + part).min(k);
-            let kernel = PackPart {
-                size: self.size,
-                from: direct.panel(0, &panel),
-                rows,
-                k,
-                width: panel.width,
-                to: &shared,
-                start: panel.col * k,
-                plane,
-            };
-            dispatch_on(panels.isa, kernel);
+            let (index, first) = (i / parts, i % parts * ROWS);
+            let Panel { col, width, .. } = panels.get(index);
+            let rows = first..(first + ROWS).min(k);
+            // SAFETY: every plane holds `k` rows of every panel; these rows of this panel are this chunk's own.
+            unsafe {
+                let to = shared.as_mut_ptr().add(col * k + first * width);
+                filters.transform(size, &panels, index, rows, to, plane);
+            }
         });
     }
 
@@ -208,12 +184,14 @@ impl Winograd {
                             planes,
                             zero: &self.zero,
                         };
+                        let (cols, size) = (0..pass.c_out, T::default());
+                        let from = part.clone();
                         dispatch_on(
                             isa,
-                            In::<T> {
-                                part: part.clone(),
+                            In {
+                                part: from,
                                 v,
-                                size: T::default(),
+                                size,
                             },
                         );
                         let rows = MatrixRows {
@@ -222,13 +200,14 @@ impl Winograd {
                             count: planes.tiles,
                         };
                         // SAFETY: planes of `tiles` rows of the operands' widths.
-                        unsafe { self.product(&rows, m, &planes).run_here() };
+                        unsafe { product(&rows, &self.transformed, m, &planes).run_here() };
                         dispatch_on(
                             isa,
-                            Out::<T> {
+                            Out {
                                 part,
+                                cols,
                                 m,
-                                size: T::default(),
+                                size,
                             },
                         );
                     });
@@ -240,28 +219,17 @@ impl Winograd {
                     let planes = Planes::new(range.len(), pass, &panels);
                     let v = Raw(v.resize(T::IN * T::IN * planes.v_plane).as_mut_ptr());
                     let m = Raw(m.resize(T::IN * T::IN * planes.m_plane).as_mut_ptr());
-                    let part = |tiles| Part {
+                    let part = Part {
                         pass,
                         grid,
-                        tiles,
+                        tiles: range.clone(),
                         first: start,
                         planes,
                         zero: &self.zero,
                     };
-                    let pieces = range.len().div_ceil(2);
-                    let piece = |i: usize| {
-                        start + i * range.len() / pieces..start + (i + 1) * range.len() / pieces
-                    };
-                    parallel_for(pieces, |i| {
-                        let v = v.pointer();
-                        dispatch_on(
-                            panels.isa,
-                            In::<T> {
-                                part: part(piece(i)),
-                                v,
-                                size: T::default(),
-                            },
-                        );
+                    part.on_all_threads(|part| {
+                        let (v, size) = (v.pointer(), T::default());
+                        dispatch_on(panels.isa, In { part, v, size });
                     });
                     let rows = MatrixRows {
                         data: v.pointer(),
@@ -269,15 +237,17 @@ impl Winograd {
                         count: planes.tiles,
                     };
                     // SAFETY: as above.
-                    unsafe { self.product(&rows, m.pointer(), &planes).run() };
-                    parallel_for(pieces, |i| {
-                        let m = m.pointer();
+                    unsafe { product(&rows, &self.transformed, m.pointer(), &planes).run() };
+                    part.on_all_threads(|part| {
+                        let (m, size) = (m.pointer(), T::default());
+                        let cols = 0..pass.c_out;
                         dispatch_on(
                             panels.isa,
-                            Out::<T> {
-                                part: part(piece(i)),
+                            Out {
+                                part,
+                                cols,
                                 m,
-                                size: T::default(),
+                                size,
                             },
                         );
                     });
@@ -285,26 +255,26 @@ impl Winograd {
             }
         }
     }
+}
 
-    /// The products of all planes: a group for each.
-    fn product<'a>(
-        &'a self,
-        rows: &'a MatrixRows,
-        m: *mut f32,
-        planes: &Planes,
-    ) -> Product<'a, MatrixRows> {
-        Product {
-            rows,
-            taps: 1,
-            weights: &self.transformed,
-            output: Output {
-                data: m,
-                ld: planes.m_row,
-            },
-            post: None,
-            accumulate: false,
-            group_steps: [planes.v_plane, planes.m_plane],
-        }
+/// The products of all planes: a group for each.
+pub(super) fn product<'a>(
+    rows: &'a MatrixRows,
+    weights: &'a Packed,
+    m: *mut f32,
+    planes: &Planes,
+) -> Product<'a, MatrixRows> {
+    Product {
+        rows,
+        taps: 1,
+        weights,
+        output: Output {
+            data: m,
+            ld: planes.m_row,
+        },
+        post: None,
+        accumulate: false,
+        group_steps: [planes.v_plane, planes.m_plane],
     }
 }
 
@@ -331,7 +301,7 @@ pub(super) struct Planes {
 }
 
 impl Planes {
-    fn new(tiles: usize, pass: &Pass<'_>, panels: &Panels) -> Self {
+    pub fn new(tiles: usize, pass: &Pass<'_>, panels: &Panels) -> Self {
         let v_row = pass.c_in.next_multiple_of(16) + SKEW;
         let m_row = panels.padded() + SKEW;
         Planes {
@@ -349,13 +319,26 @@ impl Planes {
 pub(super) struct Part<'a> {
     pub pass: &'a Pass<'a>,
     pub grid: [usize; 2],
-    pub tiles: std::ops::Range<usize>,
+    pub tiles: Range<usize>,
     pub first: usize,
     pub planes: Planes,
     pub zero: &'a AlignedBuf,
 }
 
 impl Part<'_> {
+    /// Calls `f` with pieces of two tiles.
+    pub fn on_all_threads(&self, f: impl Fn(Part<'_>) + Sync) {
+        let Range { start, end } = self.tiles;
+        let pieces = (end - start).div_ceil(2);
+        let at = |i: usize| start + i * (end - start) / pieces;
+        parallel_for(pieces, |i| {
+            f(Part {
+                tiles: at(i)..at(i + 1),
+                ..self.clone()
+            });
+        });
+    }
+
     /// Image, and first output row and column of a tile.
     pub fn place(&self, tile: usize, out: usize) -> [usize; 3] {
         let (row, col) = (tile / self.grid[1], tile % self.grid[1]);
@@ -411,10 +394,12 @@ impl<T: Transform> Kernel for In<'_, T> {
     }
 }
 
-struct Out<'a, T> {
-    part: Part<'a>,
-    m: *const f32,
-    size: T,
+/// Transforms tiles back: the channels `cols`, the first of which is at column 0 of the planes.
+pub(super) struct Out<'a, T> {
+    pub part: Part<'a>,
+    pub cols: Range<usize>,
+    pub m: *const f32,
+    pub size: T,
 }
 
 impl<T: Transform> Kernel for Out<'_, T> {
@@ -432,15 +417,14 @@ impl<T: Transform> Kernel for Out<'_, T> {
             let m = self.m.wrapping_add((tile - self.part.first) * planes.m_row);
             let extent = [(h - y).min(T::OUT), (w - x).min(T::OUT)];
             let first = (image * h + y) * w + x;
-            let mut c = 0;
-            while c < pass.c_out {
-                let n = (pass.c_out - c).min(S::LANES);
+            for c in self.cols.clone().step_by(S::LANES) {
+                let n = (self.cols.end - c).min(S::LANES);
                 // SAFETY: rows of `m` hold whole vectors; the tile's pixels inside the image are writable for `c_out` floats by the
                 // promise of `run`'s caller, and no other tile covers them.
                 unsafe {
                     output_transform::<S, T>(
                         s,
-                        m.wrapping_add(c),
+                        m.wrapping_add(c - self.cols.start),
                         planes.m_plane,
                         pass.y,
                         &pass.post,
@@ -450,7 +434,6 @@ impl<T: Transform> Kernel for Out<'_, T> {
                         n,
                     );
                 }
-                c += n;
             }
         }
         // SAFETY: `run`'s caller promised that the post is valid.
@@ -463,48 +446,10 @@ impl<T: Transform> Kernel for Out<'_, T> {
                 }
             }
             let output = (pass.y.data.cast_const(), pass.y.ld);
-            let mut chunk = Chunk::new(moments, output, &pixels, 0..pass.c_out);
-            // SAFETY: all channels of these pixels were just written, by this thread.
-            unsafe { chunk.sum(s, 0, pass.c_out) };
+            let mut chunk = Chunk::new(moments, output, &pixels, self.cols.clone());
+            // SAFETY: these channels of these pixels were just written, by this thread.
+            unsafe { chunk.sum(s, self.cols.start, self.cols.len()) };
             chunk.finish();
-        }
-    }
-}
-
-/// Transforms some channels of a panel of packed 3 x 3 weights.
-struct PackPart<'a> {
-    size: Size,
-    from: &'a [f32],
-    rows: std::ops::Range<usize>,
-    k: usize,
-    width: usize,
-    to: &'a SharedMut<'a, f32>,
-    start: usize,
-    plane: usize,
-}
-
-impl Kernel for PackPart<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let planes = self.size.planes();
-        assert!(self.start + self.k * self.width + (planes - 1) * self.plane <= self.to.len());
-        assert!(self.from.len() >= 9 * self.k * self.width && self.rows.end <= self.k);
-        for row in self.rows.clone() {
-            for v in (0..self.width).step_by(S::LANES) {
-                let at = row * self.width + v;
-                let from = self.from[at..].as_ptr();
-                let to = self.to.as_mut_ptr().wrapping_add(self.start + at);
-                let tap = self.k * self.width;
-                // SAFETY: inside both buffers by the assertions; this part's rows are its own.
-                unsafe {
-                    match self.size {
-                        Size::F2 => filter_transform::<S, F2>(s, from, tap, to, self.plane),
-                        Size::F4 => filter_transform::<S, F4>(s, from, tap, to, self.plane),
-                    }
-                }
-            }
         }
     }
 }
@@ -523,14 +468,15 @@ pub(super) fn choose(
         return None;
     }
     // A weight that is read from memory costs as much as 16 operations (two cores could do 22 to 34 meanwhile, and some of that time they
-    // do), one that is transformed and written first as 50.
-    let weight = c_in * c_out * if packs { 50 } else { 16 };
+    // do), one that is transformed in a cache as much, one that is transformed and written first as 50.
+    let weight = |written: bool| c_in * c_out * if written { 50 } else { 16 };
     let cost = |size: Size| {
         let tiles = shape.n * output[0].div_ceil(size.out()) * output[1].div_ceil(size.out());
         // Transforms move every number of a tile through the caches several times.
-        tiles * size.planes() * (c_in * c_out + 24 * (c_in + c_out)) + size.planes() * weight
+        tiles * size.planes() * (c_in * c_out + 24 * (c_in + c_out))
+            + size.planes() * weight(packs && !are_few(size, shape.n, output, c_out))
     };
-    let direct = shape.n * output[0] * output[1] * 9 * c_in * c_out + 9 * weight;
+    let direct = shape.n * output[0] * output[1] * 9 * c_in * c_out + 9 * weight(packs);
     let best = if cost(Size::F4) <= cost(Size::F2) {
         Size::F4
     } else {

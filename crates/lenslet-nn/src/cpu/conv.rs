@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
 use lenslet_kernels::{
-    Activation, Algorithm, Conv2d, Epilogue, Matrix, MatrixMut, Moments, PackedConv, Pass, Scratch,
-    channels_last, column_sums,
+    Activation, Conv2d, ConvWorkspace, Epilogue, Matrix, MatrixMut, Moments, Pass, channels_last,
+    column_sums,
 };
 
 use super::norm::BatchMoments;
@@ -211,25 +211,14 @@ pub(super) fn weight_gradient(shape: &Conv2d, x: &Values, dy: &Values) -> Values
         Matrix::new(dy.data(), shape.c_out),
     );
     Values::written(&[shape.c_out, inputs, kh, kw], |dw| {
-        MEMORY
-            .with_borrow_mut(|Memory { scratch, packed }| match packed {
-                Some(packed) => packed.weight_gradient_in_place(shape, x, dy, dw, scratch),
-                None => shape.weight_gradient(x, dy, dw, scratch),
-            })
+        WORKSPACE
+            .with_borrow_mut(|workspace| workspace.weight_gradient(shape, x, dy, dw))
             .expect(CHECKED);
     })
 }
 
-/// What one call leaves for the next, so that a step allocates little.
-#[derive(Default)]
-struct Memory {
-    scratch: Scratch,
-    /// Packed weights, others at every call.
-    packed: Option<PackedConv>,
-}
-
 thread_local! {
-    static MEMORY: RefCell<Memory> = RefCell::default();
+    static WORKSPACE: RefCell<ConvWorkspace> = RefCell::default();
 }
 
 pub(super) fn pass(
@@ -241,17 +230,8 @@ pub(super) fn pass(
     channels: usize,
     epilogue: &Epilogue<'_>,
 ) {
-    MEMORY.with_borrow_mut(|memory| {
-        let algorithm = Algorithm::choose_repacked(shape, pass);
-        let weight = weight.data();
-        let packed = match memory.packed.take() {
-            Some(mut packed) => (packed.repack_as(shape, pass, algorithm, weight)).map(|()| packed),
-            None => PackedConv::with_algorithm(shape, pass, algorithm, weight),
-        };
-        let packed = memory.packed.insert(packed.expect(CHECKED));
-        let to = MatrixMut::new(to, channels);
-        packed
-            .run(shape.n, from, to, &mut memory.scratch, epilogue)
-            .expect(CHECKED);
-    });
+    let to = MatrixMut::new(to, channels);
+    WORKSPACE
+        .with_borrow_mut(|workspace| workspace.run(shape, pass, weight.data(), from, to, epilogue))
+        .expect(CHECKED);
 }
