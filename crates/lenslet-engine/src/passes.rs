@@ -15,11 +15,12 @@ pub(crate) enum Pass {
     FuseGates,
     ConcatInPlace,
     Strips,
+    RowMeans,
     PermuteAsView,
 }
 
 /// Names and descriptions, in the order of [`Pass`].
-const ALL: [(&str, &str); 12] = [
+const ALL: [(&str, &str); 13] = [
     (
         "fold-constants",
         "nodes that do not depend on the input are computed once",
@@ -62,7 +63,11 @@ const ALL: [(&str, &str); 12] = [
     ),
     (
         "strips",
-        "depthwise convolutions and the 1 x 1 or first convolutions beside them are computed a few rows at a time",
+        "depthwise convolutions and the 1 x 1 or first convolutions beside them are computed a few rows or channels at a time",
+    ),
+    (
+        "row-means",
+        "depthwise convolutions write the means of their rows of pixels, of which an average over the map is made",
     ),
     (
         "permute-as-view",

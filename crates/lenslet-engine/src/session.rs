@@ -31,8 +31,11 @@ pub struct Options {
     pub fuse_gates: bool,
     /// Whether layers write straight into the concatenation that joins them.
     pub concat_in_place: bool,
+    /// Whether depthwise convolutions write the means of their rows for the average over the map.
+    pub row_means: bool,
     /// A depthwise convolution is computed strip by strip together with the 1 x 1 convolutions beside it where the map that it reads
-    /// has so many bytes, in all images, and work for some threads; always if this is 0.
+    /// has so many bytes, in all images, and work for some threads; always if this is 0. Else, unless it is `usize::MAX`, one on a small
+    /// map is computed by panels of channels with the convolution before it.
     pub strips_from: usize,
 }
 
@@ -46,6 +49,7 @@ impl Default for Options {
             fuse_residuals: true,
             fuse_gates: true,
             concat_in_place: true,
+            row_means: true,
             // A map of 28 x 28 pixels and 192 channels was faster in strips, on processors whose second cache level has 2 MB a core.
             strips_from: 512 << 10,
         }
@@ -61,6 +65,7 @@ impl Options {
             "fuse-residuals" => &mut self.fuse_residuals,
             "fuse-gates" => &mut self.fuse_gates,
             "concat-in-place" => &mut self.concat_in_place,
+            "row-means" => &mut self.row_means,
             "strips" => {
                 self.strips_from = usize::MAX;
                 return true;

@@ -60,6 +60,8 @@ pub(crate) enum Call {
         /// Factors of the input's channels, a row an image.
         gate: Option<Rows>,
         residual: Option<Rows>,
+        /// How many means of the output's rows of pixels go behind it.
+        means: usize,
     },
     /// A depthwise convolution with the convolutions beside it.
     Strips {
@@ -67,6 +69,8 @@ pub(crate) enum Call {
         n: usize,
         x: Rows,
         residual: Option<Rows>,
+        /// How many means of the output's rows of pixels go behind it.
+        means: usize,
     },
     Linear {
         packed: PackedMatrix,
@@ -452,10 +456,17 @@ impl Step {
                 x,
                 gate,
                 residual,
+                means,
             } => {
                 let mut part = stage.part();
                 part.epilogue.residual = memory.residual(*residual);
                 let epilogue = &part.epilogue;
+                if let (Packing::Pixels(conv), 1..) = (&stage.packed, *means) {
+                    let (y, behind) = y.split_at_mut(dense);
+                    let (x, y) = (memory.matrix(*x), MatrixMut::new(y, to.ld));
+                    conv.run_with_means(*n, x, y, &mut behind[..*means], epilogue)?;
+                    return Ok(());
+                }
                 let y = MatrixMut::new(y, to.ld);
                 match (&stage.packed, gate) {
                     (Packing::Planes(conv), _) => conv.run(*n, memory.dense(*x), y, epilogue)?,
@@ -473,6 +484,7 @@ impl Step {
                 n,
                 x,
                 residual,
+                means,
             } => {
                 let mut parts = InvertedResidual {
                     expand: block.expand.as_ref().map(Stage::part),
@@ -481,7 +493,14 @@ impl Step {
                 };
                 let last = parts.project.as_mut().unwrap_or(&mut parts.depthwise);
                 last.epilogue.residual = memory.residual(*residual);
-                parts.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld))?;
+                let (y, means) = match means {
+                    0 => (y, None),
+                    means => {
+                        let (y, behind) = y.split_at_mut(dense);
+                        (y, Some(&mut behind[..*means]))
+                    }
+                };
+                parts.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld), means)?;
             }
             Call::Linear {
                 packed,

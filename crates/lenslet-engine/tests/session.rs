@@ -103,6 +103,7 @@ fn every_fusion_changes_nothing_but_the_steps() {
         fuse_residuals: false,
         fuse_gates: false,
         concat_in_place: false,
+        row_means: false,
         strips_from: usize::MAX,
         exact: true,
     };
@@ -118,7 +119,7 @@ fn every_fusion_changes_nothing_but_the_steps() {
         let plain = session(name, 1, &off);
         let expected = plain.run(&image).unwrap();
         let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        for i in 0..5 {
+        for i in 0..6 {
             let mut options = off.clone();
             let one = [
                 &mut options.fuse_norms,
@@ -126,6 +127,7 @@ fn every_fusion_changes_nothing_but_the_steps() {
                 &mut options.fuse_residuals,
                 &mut options.fuse_gates,
                 &mut options.concat_in_place,
+                &mut options.row_means,
             ];
             for (at, flag) in one.into_iter().enumerate() {
                 *flag = at == i;
@@ -162,6 +164,8 @@ fn passes_say_what_they_changed() {
     assert_eq!(changes("resnet18", "fuse-gates"), 0);
     assert!(changes("efficientnet_b0", "recognise-activations") > 40);
     assert!(changes("efficientnet_b0", "fuse-gates") > 0);
+    // A depthwise convolution and an average in each of 16 blocks.
+    assert_eq!(changes("efficientnet_b0", "row-means"), 16);
     assert!(changes("densenet121", "concat-in-place") > 58);
     let off = session(
         "resnet18",

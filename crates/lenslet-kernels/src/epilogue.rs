@@ -198,6 +198,7 @@ impl<'a> Epilogue<'a> {
             },
             residual_late: after,
             moments: self.moments.map_or(std::ptr::null(), std::ptr::from_ref),
+            row_means: std::ptr::null_mut(),
         }
     }
 }
@@ -227,9 +228,11 @@ pub(crate) struct Post {
     pub late: Activation,
     pub residual_late: bool,
     pub moments: *const Moments,
+    /// Where a depthwise convolution writes the means of its output's rows of pixels, channel by channel, if anywhere.
+    pub row_means: *mut f32,
 }
 
-// SAFETY: the pointers come from shared slices that outlive the job, and are only read.
+// SAFETY: the pointers come from slices that outlive the job; they are only read, but for the means, of which chunks write their own.
 unsafe impl Send for Post {}
 // SAFETY: as above.
 unsafe impl Sync for Post {}
@@ -245,6 +248,7 @@ impl Post {
             scale: moved(self.scale),
             bias: moved(self.bias),
             residual: moved(self.residual),
+            row_means: moved(self.row_means).cast_mut(),
             ..*self
         }
     }

@@ -52,7 +52,7 @@ pub use buffer::{AlignedBuf, Scratch};
 pub use channels::{channels_last, concat_channels, slice_channels};
 pub use conv::{
     Algorithm, Conv2d, ConvTranspose2d, ConvWorkspace, InvertedResidual, PackedConv, Part,
-    PartConv, Pass, PlanesConv, column_sums, strip_chunks,
+    PartConv, Pass, PlanesConv, column_sums, strip_chunks, takes_panels,
 };
 pub use elementwise::{
     AdamW, ElementMap, Factor, Reduce, Saved, Scaling, Sgd, activation_backward,

@@ -206,10 +206,20 @@ impl<R: Rows> Product<'_, R> {
     /// As for [`Product::run`].
     pub unsafe fn run_here(&self) {
         let all_panels = self.weights.panels.count * self.weights.groups;
+        // SAFETY: the caller's promise.
+        unsafe { self.run_panels_here(0..all_panels) };
+    }
+
+    /// Runs some panels, counted through all groups, on the calling thread.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Product::run`], for these panels' columns.
+    pub unsafe fn run_panels_here(&self, panels: std::ops::Range<usize>) {
         let chunk = Chunk {
             product: self,
             rows: 0..self.rows.count(),
-            panels: 0..all_panels,
+            panels,
             next: None,
         };
         dispatch_on(self.weights.panels.isa, chunk);

@@ -1,6 +1,6 @@
 //! From layers to steps: where every value lies, which kernel computes it, which memory is shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lenslet_graph::{Field, Graph, Node, Op, ValueId};
 use lenslet_kernels::{
@@ -46,6 +46,8 @@ pub(crate) fn plan(
         users: users.iter().map(Vec::len).collect(),
         views: HashMap::new(),
         homes: HashMap::new(),
+        averaged: HashSet::new(),
+        row_means: HashMap::new(),
         linear: HashMap::new(),
         buffers: Vec::new(),
         constants: Vec::new(),
@@ -60,6 +62,9 @@ pub(crate) fn plan(
     }
     if options.concat_in_place {
         planner.find_homes(&layers);
+    }
+    if options.row_means {
+        planner.find_averaged(&layers);
     }
     let blocks = planner.find_blocks(&layers);
     planner.pack_linear(&layers)?;
@@ -85,6 +90,10 @@ struct Planner<'a> {
     views: HashMap<ValueId, View>,
     /// Values that are written where the concatenation that reads them wants them.
     homes: HashMap<ValueId, View>,
+    /// Maps whose average is taken over all pixels.
+    averaged: HashSet<ValueId>,
+    /// The means of the rows of pixels of those whose producer writes them.
+    row_means: HashMap<ValueId, Rows>,
     /// Packed weights of linear layers, by the layers' outputs.
     linear: HashMap<ValueId, PackedMatrix>,
     /// Floats of every buffer.
@@ -209,6 +218,19 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// Finds the maps whose average is taken over all pixels.
+    fn find_averaged(&mut self, layers: &[Layer]) {
+        let nodes = self.graph.nodes();
+        let averaged = layers.iter().filter_map(|layer| match layer.kind {
+            Kind::Node(i) if nodes[i].op == Op::AdaptiveAvgPool2d => {
+                let pixels = &self.shape(nodes[i].output)[2..];
+                (pixels == [1, 1]).then_some(nodes[i].inputs[0])
+            }
+            _ => None,
+        });
+        self.averaged = averaged.collect();
     }
 
     fn layer(&mut self, layer: &Layer) -> Result<View, EngineError> {
@@ -374,13 +396,21 @@ impl Planner<'_> {
         let reads: Vec<Place> = (residual.iter().chain(&gate).map(|r| r.place))
             .chain([x.place])
             .collect();
-        let (view, to) = self.map(output, &reads);
+        let depthwise = matches!(&stage.packed, Packing::Pixels(conv) if conv.is_depthwise());
+        let (view, to, means) = match depthwise {
+            true => self.map_with_means(output, &reads),
+            false => {
+                let (view, to) = self.map(output, &reads);
+                (view, to, 0)
+            }
+        };
         let call = Call::Conv {
             stage,
             n,
             x,
             gate,
             residual,
+            means,
         };
         self.push(call, to);
         Ok(view)

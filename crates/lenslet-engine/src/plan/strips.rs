@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use lenslet_graph::ValueId;
-use lenslet_kernels::{Algorithm, Conv2d, Pass, strip_chunks};
+use lenslet_kernels::{Algorithm, Conv2d, Pass, strip_chunks, takes_panels};
 
 use super::{Planner, conv_shape, whole};
 use crate::EngineError;
@@ -52,10 +52,7 @@ impl Planner<'_> {
                 continue;
             };
             let algorithm = self.options.algorithm(&shape, Pass::Forward);
-            if algorithm != Algorithm::Depthwise
-                || tail.residual.is_some()
-                || !pays(&shape, self.options.strips_from)
-            {
+            if algorithm != Algorithm::Depthwise || tail.residual.is_some() {
                 continue;
             }
             let pointwise = |i: usize| {
@@ -80,6 +77,14 @@ impl Planner<'_> {
                 .get(&layer.output)
                 .filter(|_| self.read_once(layer.output)))
             .and_then(|&i| pointwise(i));
+            let strips_from = self.options.strips_from;
+            let by_panels = before.is_some_and(|(i, _)| pointwise(i).is_some())
+                && takes_panels(&shape)
+                && ![0, usize::MAX].contains(&strips_from);
+            let behind = behind.filter(|_| !by_panels);
+            if !by_panels && !pays(&shape, strips_from) {
+                continue;
+            }
             let [expand, project] = [before, behind].map(|found| found.map(|(i, _)| i));
             let members = [expand, Some(i), project].into_iter().flatten();
             if members.clone().count() == 1 || members.clone().any(|i| blocks.contains_key(&i)) {
@@ -141,7 +146,13 @@ impl Planner<'_> {
         };
         let residual = tail.residual.map(|id| self.pixels(id)).transpose()?;
         let reads: Vec<Place> = residual.iter().map(|r| r.place).chain([x.place]).collect();
-        let (view, to) = self.map(last.output, &reads);
+        let (view, to, means) = match block.project {
+            Some(_) => {
+                let (view, to) = self.map(last.output, &reads);
+                (view, to, 0)
+            }
+            None => self.map_with_means(last.output, &reads),
+        };
         let block = step::Block {
             expand,
             depthwise,
@@ -152,6 +163,7 @@ impl Planner<'_> {
             n,
             x,
             residual,
+            means,
         };
         self.push(call, to);
         Ok(view)

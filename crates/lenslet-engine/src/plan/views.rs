@@ -4,6 +4,7 @@ use lenslet_graph::{ValueId, reference};
 
 use super::{Planner, whole};
 use crate::EngineError;
+use crate::passes::Pass;
 use crate::step::Call;
 use crate::view::{Place, Rows, View};
 
@@ -140,6 +141,35 @@ impl Planner<'_> {
             ld,
         };
         (view, rows)
+    }
+
+    /// As [`Planner::map`], for a depthwise convolution: with room behind for the means of the rows of pixels, where an average over the map
+    /// is made of them, and how many these are.
+    pub(super) fn map_with_means(&mut self, id: ValueId, reads: &[Place]) -> (View, Rows, usize) {
+        if !self.averaged.contains(&id) || self.homes.contains_key(&id) {
+            let (view, to) = self.map(id, reads);
+            return (view, to, 0);
+        }
+        let [n, c, h, w] = self.shape(id)[..] else {
+            unreachable!("feature maps have four dimensions")
+        };
+        let place = self.buffer(n * (h * w + h) * c);
+        let view = View::pixels(place, 0, &[n, c, h, w], c);
+        let to = Rows {
+            place,
+            offset: 0,
+            rows: n * h * w,
+            cols: c,
+            ld: c,
+        };
+        let means = Rows {
+            offset: n * h * w * c,
+            rows: n * h,
+            ..to
+        };
+        self.row_means.insert(id, means);
+        self.tally.add(Pass::RowMeans);
+        (view, to, n * h * c)
     }
 
     /// Where a layer that writes rows puts a value.

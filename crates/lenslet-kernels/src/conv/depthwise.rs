@@ -25,6 +25,7 @@ const CHUNK: usize = 1 << 19;
 pub(super) struct Depthwise {
     isa: Isa,
     weights: AlignedBuf,
+    channels: usize,
     padded: usize,
     phases: Vec<Phase>,
 }
@@ -47,6 +48,7 @@ impl Default for Depthwise {
         Depthwise {
             isa: isa(),
             weights: AlignedBuf::new(),
+            channels: 0,
             padded: 0,
             phases: Vec::new(),
         }
@@ -58,7 +60,7 @@ impl Depthwise {
         self.isa = isa();
         let (lanes, _) = geometry(self.isa);
         let (c, taps) = (shape.c_in, shape.taps());
-        self.padded = c.next_multiple_of(lanes);
+        (self.channels, self.padded) = (c, c.next_multiple_of(lanes));
         let padded = self.padded;
         for (tap, row) in self
             .weights
@@ -177,14 +179,16 @@ impl Depthwise {
                         rows: i * rows / chunks..(i + 1) * rows / chunks,
                         held: usize::MAX,
                         first: 0,
+                        channel: 0,
                     },
                 );
             });
         }
     }
 
-    /// Computes some rows of the output of a forward pass, counted through all images, on the calling thread. Row `r` of the input, counted
-    /// likewise, lies at row `r % held` of `x`; `y` begins with row `first` of the output.
+    /// Computes `c` channels from `channel` on of some rows of the output of a forward pass, counted through all images, on the calling
+    /// thread. Row `r` of the input, counted likewise, lies at row `r % held` of `x`; `y` begins with row `first` of the output. Input, output
+    /// and post begin with these channels.
     ///
     /// # Safety
     ///
@@ -193,7 +197,7 @@ impl Depthwise {
     pub unsafe fn run_rows(
         &self,
         rows: std::ops::Range<usize>,
-        c: usize,
+        [channel, c]: [usize; 2],
         x: Matrix<'_>,
         input: [usize; 2],
         output: [usize; 2],
@@ -216,6 +220,7 @@ impl Depthwise {
                 rows,
                 held,
                 first,
+                channel,
             },
         );
     }
@@ -278,6 +283,8 @@ struct RowsKernel<'a> {
     held: usize,
     /// The row of the output that `y` begins with, counted likewise.
     first: usize,
+    /// The channel that input, output and post begin with.
+    channel: usize,
 }
 
 impl Kernel for RowsKernel<'_> {
@@ -298,6 +305,9 @@ impl Kernel for RowsKernel<'_> {
             };
             for row in row..row + count {
                 self.row(s, taps, row, c);
+                if !self.post.row_means.is_null() {
+                    self.mean(s, row);
+                }
             }
             row += count;
         }
@@ -372,7 +382,7 @@ impl RowsKernel<'_> {
             below: seen.below,
             first_tap: phase.tap_cols[0].0,
             tap_weights: taps.tap_weights,
-            weights: self.weights.weights.as_ptr().wrapping_add(c),
+            weights: self.weights.weights.as_ptr().wrapping_add(self.channel + c),
             out: self.y,
             post: self.post,
             pixel: place.pixel,
@@ -451,7 +461,7 @@ impl RowsKernel<'_> {
                 w,
                 x0,
                 step: phase.in_step[1],
-                weights: self.weights.weights.as_ptr().wrapping_add(c),
+                weights: self.weights.weights.as_ptr().wrapping_add(self.channel + c),
                 padded: self.weights.padded,
                 kernel_width: phase.kernel_width,
                 out: self.y,
@@ -478,6 +488,41 @@ impl RowsKernel<'_> {
                 }
             }
             col = start + COLUMNS;
+        }
+    }
+
+    /// The mean of a row just written, channel by channel.
+    #[inline(always)]
+    fn mean<S: Simd>(&self, s: S, row: usize) {
+        let pixels = self.phase.grid[1];
+        let from = self.y.data.wrapping_add(self.place(row).pixel * self.y.ld);
+        let to = (self.post.row_means).wrapping_add(row * self.weights.channels);
+        let share = s.splat(1.0 / pixels as f32);
+        let mut c = 0;
+        // SAFETY: the row is this thread's, the caller of `Depthwise::run` promised the slices.
+        unsafe {
+            while c + 4 * S::LANES <= self.c {
+                let mut sums = [s.zero(); 4];
+                for pixel in 0..pixels {
+                    for v in 0..4 {
+                        let x = s.load(from.add(pixel * self.y.ld + c + v * S::LANES));
+                        sums[v] = s.add(sums[v], x);
+                    }
+                }
+                for v in 0..4 {
+                    s.store(to.add(c + v * S::LANES), s.mul(share, sums[v]));
+                }
+                c += 4 * S::LANES;
+            }
+            while c < self.c {
+                let n = (self.c - c).min(S::LANES);
+                let mut sum = s.zero();
+                for pixel in 0..pixels {
+                    sum = s.add(sum, s.load_n(from.add(pixel * self.y.ld + c), n));
+                }
+                s.store_n(to.add(c), n, s.mul(share, sum));
+                c += n;
+            }
         }
     }
 

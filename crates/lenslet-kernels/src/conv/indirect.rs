@@ -348,22 +348,61 @@ impl Indirect {
     ///
     /// Input, output and post must cover so many.
     pub unsafe fn run_rows(&self, count: usize, x: Matrix<'_>, y: Output, post: Post) {
+        let rows = MatrixRows {
+            data: x.data.as_ptr(),
+            ld: x.ld,
+            count,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.product(&rows, y, post).run() };
+    }
+
+    /// Computes a panel of the output channels of a pointwise convolution, on the calling thread; `y` begins with the first of them.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Indirect::run_rows`].
+    pub unsafe fn run_panel(
+        &self,
+        index: usize,
+        count: usize,
+        x: Matrix<'_>,
+        y: Output,
+        post: Post,
+    ) {
+        let rows = MatrixRows {
+            data: x.data.as_ptr(),
+            ld: x.ld,
+            count,
+        };
+        let y = Output {
+            data: y.data.wrapping_sub(self.packed().panels.get(index).col),
+            ..y
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.product(&rows, y, post)
+                .run_panels_here(index..index + 1)
+        };
+    }
+
+    /// A pointwise convolution over some pixels.
+    fn product<'a>(
+        &'a self,
+        rows: &'a MatrixRows,
+        y: Output,
+        post: Post,
+    ) -> Product<'a, MatrixRows> {
         let weights = self.packed();
-        let product = Product {
-            rows: &MatrixRows {
-                data: x.data.as_ptr(),
-                ld: x.ld,
-                count,
-            },
+        Product {
+            rows,
             taps: 1,
             weights,
             output: y,
             post: Some(post),
             accumulate: false,
             group_steps: [weights.k, weights.panels.n],
-        };
-        // SAFETY: the caller's promise.
-        unsafe { product.run() };
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub use choose::{Algorithm, Pass};
 pub use gradient::column_sums;
 pub use packed::PackedConv;
 pub use planes::PlanesConv;
-pub use strips::{InvertedResidual, Part, PartConv, strip_chunks};
+pub use strips::{InvertedResidual, Part, PartConv, strip_chunks, takes_panels};
 pub use transposed::ConvTranspose2d;
 pub use workspace::ConvWorkspace;
 

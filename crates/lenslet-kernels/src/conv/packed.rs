@@ -148,7 +148,47 @@ impl PackedConv {
         scratch: &mut Scratch,
         epilogue: &Epilogue<'_>,
     ) -> Result<(), KernelError> {
-        let pass = self.operands(n, x, y, epilogue)?;
+        self.run_with(n, x, y, None, scratch, epilogue)
+    }
+
+    /// As [`PackedConv::run`] of a [depthwise convolution](PackedConv::is_depthwise), which also writes the mean of every row of pixels of
+    /// its output to `means` (`[n, oh]` rows of `c_out`): averages over the map need not read it again then.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedConv::run`], and if it is no depthwise convolution or `means` has another length.
+    pub fn run_with_means(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        y: MatrixMut<'_>,
+        means: &mut [f32],
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(), KernelError> {
+        if !self.is_depthwise() {
+            return Err(KernelError::Shape {
+                what: "convolution",
+                why: format!("{:?} gives no means of its rows", self.shape),
+            });
+        }
+        self.run_with(n, x, y, Some(means), &mut Scratch::new(), epilogue)
+    }
+
+    fn run_with(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        y: MatrixMut<'_>,
+        means: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(), KernelError> {
+        let mut pass = self.operands(n, x, y, epilogue)?;
+        if let Some(means) = means {
+            let rows = elements([n, pass.output[0], pass.c_out]);
+            expect_len("means of rows", means.len(), rows)?;
+            pass.post.row_means = means.as_mut_ptr();
+        }
         if n == 0 {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use crate::buffer::{Local, with_local};
 use crate::epilogue::{Epilogue, Post};
 use crate::error::{KernelError, elements, expect_len};
 use crate::matrix::{Matrix, MatrixMut};
+use crate::panels::Panel;
 use crate::pool::{num_threads, parallel_for};
 use crate::product::Output;
 
@@ -17,6 +18,15 @@ use crate::product::Output;
 const HELD: usize = 64 << 10;
 /// Chunks of an image at most.
 const CHUNKS_OF_IMAGE: usize = 16;
+/// Pixels of a map up to which a panel of channels is taken at a time.
+const PANEL_PIXELS: usize = 64;
+
+/// Whether [`InvertedResidual::run`] takes this depthwise convolution and the 1 x 1 convolution before it, with nothing behind, one panel of
+/// channels at a time instead of rows: on maps so small that neighbouring strips would compute most rows twice. Those who read the output
+/// get channels from every thread.
+pub fn takes_panels(depthwise: &Conv2d) -> bool {
+    depthwise.h * depthwise.w <= PANEL_PIXELS
+}
 
 /// A convolution, packed for the forward pass.
 #[derive(Clone, Copy, Debug)]
@@ -146,15 +156,35 @@ impl<'a> InvertedResidual<'a> {
     }
 
     /// Runs it over `n` images: `x` is `[n, h, w]` rows of the first part's input channels, or their planes without gaps, if it reads
-    /// those; `y` is `[n, oh, ow]` rows of the last part's output channels. The numbers are the ones that the parts give one by one.
+    /// those; `y` is `[n, oh, ow]` rows of the last part's output channels. The numbers are the ones that the parts give one by one. Without a
+    /// convolution behind, `means` can be `[n, oh]` rows of channels, which get the means of the output's rows of pixels.
     ///
     /// # Errors
     ///
-    /// If a slice is too short or a row stride too small, if the parts are no such convolutions or do not fit together.
-    pub fn run(&self, n: usize, x: Matrix<'_>, y: MatrixMut<'_>) -> Result<(), KernelError> {
+    /// If a slice is too short, has another length or a row stride too small, if the parts are no such convolutions or do not fit together.
+    pub fn run(
+        &self,
+        n: usize,
+        x: Matrix<'_>,
+        y: MatrixMut<'_>,
+        means: Option<&mut [f32]>,
+    ) -> Result<(), KernelError> {
         let depthwise = self.check(n, x, &y)?;
+        let mut post = self.depthwise.epilogue.raw();
+        let [rows, channels] = [depthwise.output[0], depthwise.shape.c_out];
+        if let Some(means) = means {
+            if self.project.is_some() {
+                return Err(refusal("means of the rows before a convolution"));
+            }
+            expect_len("means of rows", means.len(), elements([n, rows, channels]))?;
+            post.row_means = means.as_mut_ptr();
+        }
+        let post = &post;
+        if let Some(expand) = self.expand_by_panels(&depthwise.shape) {
+            self.run_by_panels(n, expand, depthwise, x, y, post);
+            return Ok(());
+        }
         let per_image = strip_chunks(n, &depthwise.shape, num_threads());
-        let rows = depthwise.output[0];
         let y = Output {
             data: y.data.as_mut_ptr(),
             ld: y.ld,
@@ -163,16 +193,84 @@ impl<'a> InvertedResidual<'a> {
             let (image, chunk) = (i / per_image, i % per_image);
             let rows = chunk * rows / per_image..(chunk + 1) * rows / per_image;
             // SAFETY: checked above; chunks write different rows.
-            with_local(|local| unsafe { self.chunk(depthwise, image, rows, x, y, local) });
+            with_local(|local| unsafe { self.chunk(depthwise, image, rows, x, y, post, local) });
         });
         Ok(())
+    }
+
+    /// The convolution before, where it is computed by panels of its output channels.
+    fn expand_by_panels(&self, depthwise: &Conv2d) -> Option<(&'a PackedConv, Epilogue<'a>)> {
+        match (&self.expand, &self.project) {
+            (
+                Some(Part {
+                    conv: PartConv::Pixels(conv),
+                    epilogue,
+                }),
+                None,
+            ) if takes_panels(depthwise) => Some((conv, *epilogue)),
+            _ => None,
+        }
+    }
+
+    /// Each panel of channels of each image by itself, as a thread takes it.
+    fn run_by_panels(
+        &self,
+        n: usize,
+        (expand, epilogue): (&PackedConv, Epilogue<'_>),
+        depthwise: &PackedConv,
+        x: Matrix<'_>,
+        y: MatrixMut<'_>,
+        post: &Post,
+    ) {
+        let Conv2d { h, w, .. } = depthwise.shape;
+        let [oh, ow] = depthwise.output;
+        let panels = expand.weights.indirect.packed().panels;
+        let before = epilogue.raw();
+        let y = Output {
+            data: y.data.as_mut_ptr(),
+            ld: y.ld,
+        };
+        // A thread takes a panel's images one after the other, whose weights it has then.
+        parallel_for(n * panels.count, |i| {
+            let (index, image) = (i / n, i % n);
+            let Panel {
+                col, cols, width, ..
+            } = panels.get(index);
+            with_local(|local| {
+                let between = local.a.resize(h * w * width);
+                let first = image * h * w * x.ld;
+                let x = Matrix::new(x.data.get(first..).unwrap_or(&[]), x.ld);
+                let to = Output {
+                    data: between.as_mut_ptr(),
+                    ld: width,
+                };
+                // SAFETY: `run` checked the slices; the buffer has room for the panel's pixels, and chunks write different channels or
+                // images.
+                unsafe {
+                    (expand.weights.indirect).run_panel(index, h * w, x, to, before);
+                    depthwise.weights.depthwise.run_rows(
+                        image * oh..(image + 1) * oh,
+                        [col, cols],
+                        Matrix::new(&between[..], width),
+                        [h, w],
+                        [oh, ow],
+                        y.columns_from(col),
+                        &post.columns_from(col),
+                        h,
+                        0,
+                    );
+                }
+            });
+        });
     }
 
     /// Some rows of an image's output.
     ///
     /// # Safety
     ///
-    /// The parts, the slices behind `x` and `y` and the epilogues must have been checked for this image.
+    /// The parts, the slices behind `x` and `y` and the epilogues must have been checked for this image; `post` is that of the depthwise
+    /// convolution.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn chunk(
         &self,
         depthwise: &PackedConv,
@@ -180,6 +278,7 @@ impl<'a> InvertedResidual<'a> {
         rows: Range<usize>,
         x: Matrix<'_>,
         y: Output,
+        post: &Post,
         local: &mut Local,
     ) {
         let Conv2d {
@@ -251,12 +350,12 @@ impl<'a> InvertedResidual<'a> {
             unsafe {
                 depthwise.weights.depthwise.run_rows(
                     image * oh + strip.start..image * oh + strip.end,
-                    c,
+                    [0, c],
                     x,
                     [h, w],
                     [oh, ow],
                     to,
-                    &self.depthwise.epilogue.raw(),
+                    post,
                     held,
                     first_out,
                 );
@@ -488,8 +587,14 @@ mod tests {
         let parts: Vec<Part<'_>> = block.parts().copied().collect();
         let want = one_by_one(&parts, n, &x, ld);
         let mut y = poisoned(n * oh * ow * ld_y);
+        let mut means = (!with_project).then(|| poisoned(n * oh * c));
         block
-            .run(n, Matrix::new(&x, ld), MatrixMut::new(&mut y, ld_y))
+            .run(
+                n,
+                Matrix::new(&x, ld),
+                MatrixMut::new(&mut y, ld_y),
+                means.as_deref_mut(),
+            )
             .unwrap();
         for (i, (y, want)) in y.chunks(ld_y).zip(want.chunks(last)).enumerate() {
             assert_eq!(y[..last], *want, "pixel {i} of {case:?}");
@@ -497,6 +602,30 @@ mod tests {
                 y[last..].iter().all(|y| y.is_nan()),
                 "written beside pixel {i} of {case:?}"
             );
+        }
+        let Some(means) = means else { return };
+        // As the depthwise convolution writes them by itself.
+        let parts = &parts[..parts.len() - 1];
+        let (x, ld) = match parts {
+            [] => (x, ld),
+            parts => (one_by_one(parts, n, &x, ld), c),
+        };
+        let (mut y, mut alone) = (poisoned(n * oh * ow * c), poisoned(n * oh * c));
+        let (x, y) = (Matrix::new(&x, ld), MatrixMut::new(&mut y, c));
+        let epilogue = &block.depthwise.epilogue;
+        let done = middle.run_with_means(n, x, y, &mut alone, epilogue);
+        done.unwrap();
+        assert_eq!(means, alone, "means of {case:?}");
+        for (row, means) in means.chunks(c).enumerate() {
+            for (channel, mean) in means.iter().enumerate() {
+                let pixels = &want[row * ow * c..(row + 1) * ow * c];
+                let column = pixels.iter().skip(channel).step_by(c);
+                let (sum, size) = column.fold((0.0, 0.0), |(sum, size), x| {
+                    (sum + f64::from(*x), size + f64::from(x.abs()))
+                });
+                let error = (f64::from(*mean) - sum / ow as f64).abs();
+                assert!(error <= 1e-6 * size, "mean of row {row} of {case:?}");
+            }
         }
     }
 
@@ -506,6 +635,30 @@ mod tests {
         fn the_same_numbers_as_one_by_one(case in cases()) {
             with_each_isa(|_| check(&case));
         }
+    }
+
+    #[test]
+    fn panels_of_a_small_map() {
+        let case = Case {
+            n: 3,
+            size: [7, 8],
+            channels: [20, 150, 24],
+            kernel: 5,
+            stride: 1,
+            padding: [2; 4],
+            dilation: 1,
+            with: [true, false, true],
+            planes: false,
+            pads: [3, 8],
+        };
+        with_each_isa(|_| {
+            for stride in [1, 2] {
+                check(&Case {
+                    stride,
+                    ..case.clone()
+                });
+            }
+        });
     }
 
     #[test]
@@ -557,7 +710,7 @@ mod tests {
         };
         let (x, mut y) = (vec![0.0; 8 * 8 * 32], vec![0.0; 8 * 8 * 32]);
         let mut run = |block: InvertedResidual<'_>, n: usize| {
-            block.run(n, Matrix::new(&x, 32), MatrixMut::new(&mut y, 32))
+            block.run(n, Matrix::new(&x, 32), MatrixMut::new(&mut y, 32), None)
         };
         assert!(run(alone, 1).is_ok());
         assert!(run(alone, 2).is_err(), "too few images");

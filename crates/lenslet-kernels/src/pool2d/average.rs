@@ -185,13 +185,16 @@ const RUN: usize = 64;
 /// Floats of an image that a thread adds up at a time, where the image is large.
 const PART: usize = 64 << 10;
 
+/// Floats of an image that are added up sooner than another thread has begun.
+const LITTLE: usize = 12 << 10;
+
 /// Parts of all images at least, where they have the pixels.
 const PARTS: usize = 4;
 
 /// In how many parts an image's pixels are added up. A function of the problem only. Parts are pixels with all their channels, as other
 /// layers share them among threads: a line that another thread has read takes several times as long to be written again.
 fn parts(images: usize, pixels: usize, c: usize) -> usize {
-    if images >= 8 {
+    if images >= 8 || pixels * c <= LITTLE {
         return 1;
     }
     let parts = (pixels * c / PART).max(PARTS.div_ceil(images.max(1)));

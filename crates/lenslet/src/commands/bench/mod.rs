@@ -172,7 +172,7 @@ fn compiled(
             return Err(TrainError::Setting {
                 setting: "--without",
                 found: pass.clone(),
-                expected: "fold-norms, fuse-activations, fuse-residuals, fuse-gates, concat-in-place and strips can be left out",
+                expected: "fold-norms, fuse-activations, fuse-residuals, fuse-gates, concat-in-place, row-means and strips can be left out",
             }
             .into());
         }
@@ -189,15 +189,15 @@ fn compiled(
         }
     };
     let times = measure(args.seconds, &mut call);
+    if let Some(e) = failed {
+        return Err(e.into());
+    }
     if args.layers {
         layers::of_session(&session, &x, args.seconds, args.sort)?;
     } else {
         show(measured, args, common, threads, &times)?;
     }
-    match failed {
-        Some(e) => Err(e.into()),
-        None => Ok(Ended::Done),
-    }
+    Ok(Ended::Done)
 }
 
 /// A training step to call again and again.
