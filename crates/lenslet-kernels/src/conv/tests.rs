@@ -377,7 +377,7 @@ fn particular_shapes() {
         // Long reductions that are walked in blocks.
         Conv2d::new([1, 5, 5, 300], 20, [3, 3]).padding(1),
         Conv2d::new([1, 3, 3, 2500], 17, [1, 1]),
-        // Winograd's weight gradient in two pieces of output channels.
+        // Winograd's weight gradient in pieces of both sides' channels.
         Conv2d::new([1, 4, 4, 520], 200, [3, 3]).padding(1),
         // Weights that every thread transforms for itself, some rows at a time.
         Conv2d::new([1, 4, 5, 700], 257, [3, 3]).padding(1),

@@ -4,21 +4,26 @@
 //! the filter's gradient: `G^T [sum over tiles of (A dy A^T) * (B^T d B)] G`. For each of a tile's 36 (16) numbers that is one product
 //! of matrices which reduces over the tiles, with 4 (2.25) times fewer multiplications than the direct form.
 
+use std::ops::Range;
+
 use super::Conv2d;
 use super::transform::{F2, F4, Transform, spread_transform, weight_transform};
 use super::winograd::{In, Part, Pass, Planes, Raw, SKEW, Size, serves};
-use crate::buffer::{AlignedBuf, Scratch};
+use crate::buffer::{AlignedBuf, Scratch, with_local};
 use crate::epilogue::Epilogue;
 use crate::matrix::Matrix;
 use crate::outer::{Outer, Side, Span};
-use crate::pool::{parallel_chunks_mut, parallel_for};
+use crate::pool::{SharedMut, parallel_for};
 use crate::product::Output;
 use crate::simd::{Kernel, Simd, dispatch_on, isa};
 
 /// Bytes of transformed input and gradient that are made before they are multiplied: a part of a third cache level.
 const BLOCK_BYTES: usize = 6 << 20;
-/// Bytes of sums that are made before they are transformed to filters, where one block has all tiles.
-const SUMS_BYTES: usize = 12 << 20;
+/// Filters, of so many output and input channels, whose sums a thread makes before it transforms them, where one block has all tiles: 900 KB
+/// at most. Fewer would read the tiles more often.
+const FILTERS: [usize; 2] = [96, 64];
+/// Pieces of filters at least, where there are channels enough.
+const PIECES: usize = 8;
 /// Tiles that a thread transforms at a time.
 const PIECE: usize = 4;
 
@@ -54,15 +59,17 @@ fn block(size: Size, tiles: usize, [c_in, c_out]: [usize; 2]) -> usize {
     tiles.div_ceil(tiles.div_ceil(block).max(1)).max(1)
 }
 
-/// How many output channels' sums are made at a time. Those of several blocks of tiles are added up, so that all are kept.
-fn outputs_at_once(size: Size, blocks: usize, [c_in, c_out]: [usize; 2]) -> usize {
-    let of_one = size.planes() * c_in * size_of::<f32>();
-    match (SUMS_BYTES / of_one).max(1).next_multiple_of(16) {
-        some if blocks == 1 && some < c_out => {
-            c_out.div_ceil(c_out.div_ceil(some)).next_multiple_of(16)
-        }
-        _ => c_out,
-    }
+/// How many output and input channels' filters a thread makes at a time.
+fn filters_at_once([c_in, c_out]: [usize; 2]) -> [usize; 2] {
+    let even = |channels: usize, most: usize, unit: usize| {
+        channels
+            .div_ceil(channels.div_ceil(most))
+            .next_multiple_of(unit)
+    };
+    let inputs = even(c_in, FILTERS[1], 16);
+    let pieces = PIECES.div_ceil(c_in.div_ceil(inputs));
+    let outputs = even(c_out, FILTERS[0].min(c_out.div_ceil(pieces)).max(6), 6);
+    [outputs, inputs]
 }
 
 unsafe fn run<T: Transform>(
@@ -84,6 +91,7 @@ unsafe fn run<T: Transform>(
     let numbers = T::IN * T::IN;
     let block = block(size, tiles, [c_in, c_out]);
     let zero = AlignedBuf::zeroed(c_in.max(c_out));
+    let dw = SharedMut::new(dw);
     let rows = [c_in, c_out].map(|c| c.next_multiple_of(16) + SKEW);
     let planes = Planes {
         tiles: block,
@@ -96,8 +104,6 @@ unsafe fn run<T: Transform>(
         .resize(numbers * (planes.v_plane + planes.m_plane))
         .split_at_mut(numbers * planes.v_plane);
     let (v, m) = (Raw(v.as_mut_ptr()), Raw(m.as_mut_ptr()));
-    let at_once = outputs_at_once(size, tiles.div_ceil(block), [c_in, c_out]);
-    let sums = b.resize(numbers * c_in * at_once);
     let pass = Pass {
         n: shape.n,
         x,
@@ -143,48 +149,74 @@ unsafe fn run<T: Transform>(
                 },
             );
         });
-        let last = start + count == tiles;
-        for outputs in (0..c_out).step_by(at_once) {
-            let outputs = outputs..(outputs + at_once).min(c_out);
-            let outer = Outer {
-                a: Side {
-                    data: m.pointer().wrapping_add(outputs.start),
-                    channels: outputs.len(),
-                    strides: [0, 0, planes.m_row],
-                    group_stride: planes.m_plane,
-                },
-                b: Side {
-                    data: v.pointer(),
-                    channels: c_in,
-                    strides: [0, 0, planes.v_row],
-                    group_stride: planes.v_plane,
-                },
-                groups: numbers,
-                images: 1,
-                rows: 1,
-                cols: count,
-                taps: &[Span::full(count)],
-            };
-            let sums = &mut sums[..numbers * c_in * outputs.len()];
+        let taps = [Span::full(count)];
+        // Some channels of both sides.
+        let outer = |outputs: &Range<usize>, inputs: &Range<usize>| Outer {
+            a: Side {
+                data: m.pointer().wrapping_add(outputs.start),
+                channels: outputs.len(),
+                strides: [0, 0, planes.m_row],
+                group_stride: planes.m_plane,
+            },
+            b: Side {
+                data: v.pointer().wrapping_add(inputs.start),
+                channels: inputs.len(),
+                strides: [0, 0, planes.v_row],
+                group_stride: planes.v_plane,
+            },
+            groups: numbers,
+            images: 1,
+            rows: 1,
+            cols: count,
+            taps: &taps,
+        };
+        if block < tiles {
+            let sums = b.resize(numbers * c_in * c_out);
             // SAFETY: both planes hold `count` rows of their channels.
-            unsafe { outer.add_to(sums, start > 0) };
-            if !last {
+            unsafe { outer(&(0..c_out), &(0..c_in)).add_to(sums, start > 0) };
+            if start + count < tiles {
                 continue;
             }
-            let (sums, channels) = (&sums[..], [c_in, outputs.len()]);
-            let dw = &mut dw[outputs.start * c_in * 9..outputs.end * c_in * 9];
+            let sums = &*sums;
             const ROWS: usize = 4;
-            parallel_chunks_mut(dw, ROWS * c_in * 9, |i, dw| {
+            parallel_for(c_out.div_ceil(ROWS), |i| {
+                let outputs = i * ROWS..((i + 1) * ROWS).min(c_out);
                 let kernel = Weights::<T> {
-                    sums,
-                    first: i * ROWS,
-                    channels,
-                    dw,
+                    sums: &sums[outputs.start * c_in..],
+                    plane: c_in * c_out,
+                    outputs,
+                    inputs: 0..c_in,
+                    dw: &dw,
+                    c_in,
                     size: T::default(),
                 };
                 dispatch_on(isa, kernel);
             });
+            continue;
         }
+        let [some_outputs, some_inputs] = filters_at_once([c_in, c_out]);
+        let pieces = [c_out.div_ceil(some_outputs), c_in.div_ceil(some_inputs)];
+        parallel_for(pieces[0] * pieces[1], |i| {
+            let part = |i: usize, some: usize, all: usize| i * some..((i + 1) * some).min(all);
+            let outputs = part(i / pieces[1], some_outputs, c_out);
+            let inputs = part(i % pieces[1], some_inputs, c_in);
+            with_local(|local| {
+                let plane = outputs.len() * inputs.len();
+                let sums = local.b.resize(numbers * plane);
+                // SAFETY: as above.
+                unsafe { outer(&outputs, &inputs).run_here(sums) };
+                let kernel = Weights::<T> {
+                    sums,
+                    plane,
+                    outputs,
+                    inputs,
+                    dw: &dw,
+                    c_in,
+                    size: T::default(),
+                };
+                dispatch_on(isa, kernel);
+            });
+        });
     }
 }
 
@@ -233,12 +265,15 @@ impl<T: Transform> Kernel for Spread<'_, T> {
     }
 }
 
-/// Transforms sums `[36 or 16][outputs][c_in]` to filters, from output `first` on.
+/// Transforms sums, `plane` floats from one number of a tile to the next and `[outputs][inputs]` within, to filters.
 struct Weights<'a, T> {
     sums: &'a [f32],
-    first: usize,
-    channels: [usize; 2],
-    dw: &'a mut [f32],
+    plane: usize,
+    outputs: Range<usize>,
+    inputs: Range<usize>,
+    /// All filters; these are nobody else's.
+    dw: &'a SharedMut<'a, f32>,
+    c_in: usize,
     size: T,
 }
 
@@ -248,18 +283,22 @@ impl<T: Transform> Kernel for Weights<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let _ = self.size;
-        let [c_in, c_out] = self.channels;
-        let plane = c_in * c_out;
-        assert!(self.sums.len() >= T::IN * T::IN * plane);
-        for (o, dw) in self.dw.chunks_exact_mut(9 * c_in).enumerate() {
-            let row = (self.first + o) * c_in;
-            assert!(row + c_in <= plane);
-            for (c, dw) in (0..c_in).step_by(S::LANES).zip(dw.chunks_mut(9 * S::LANES)) {
-                let n = (c_in - c).min(S::LANES);
+        let (inputs, plane) = (self.inputs.len(), self.plane);
+        let last = (T::IN * T::IN - 1) * plane;
+        assert!(self.sums.len() >= last + self.outputs.len() * inputs);
+        for (o, output) in self.outputs.clone().enumerate() {
+            let first = (output * self.c_in + self.inputs.start) * 9;
+            // SAFETY: these filters are this thread's own.
+            let dw = unsafe { self.dw.slice(first, 9 * inputs) };
+            for (c, dw) in (0..inputs)
+                .step_by(S::LANES)
+                .zip(dw.chunks_mut(9 * S::LANES))
+            {
+                let n = (inputs - c).min(S::LANES);
                 let mut taps = [0.0f32; 9 * 16];
-                // SAFETY: `n` floats of every plane by the assertions; nine vectors of at most 16 floats.
+                // SAFETY: `n` floats of every plane by the assertion; nine vectors of at most 16 floats.
                 unsafe {
-                    let from = self.sums.as_ptr().add(row + c);
+                    let from = self.sums.as_ptr().add(o * inputs + c);
                     weight_transform::<S, T>(s, from, plane, n, taps.as_mut_ptr());
                 }
                 for (lane, filter) in dw.chunks_exact_mut(9).enumerate() {

@@ -232,6 +232,40 @@ impl Outer<'_> {
         });
     }
 
+    /// Writes the product to `c`, on the calling thread.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Outer::run`].
+    pub unsafe fn run_here(&self, c: &mut [f32]) {
+        assert_eq!(c.len(), self.len(), "output of a product over pixels");
+        let isa = isa();
+        let (m, n) = (self.a.channels, self.b.channels);
+        let cut = Cut {
+            taps: self.taps.len(),
+            a_block: m,
+            b_block: n,
+            parts: 1,
+            block: [1, 1, BLOCK_PIXELS],
+        };
+        let blocks = self.pixel_blocks(&cut);
+        for (group, c) in c.chunks_exact_mut(self.taps.len() * m * n).enumerate() {
+            let chunk = Chunk {
+                isa,
+                outer: self,
+                cut: &cut,
+                blocks: &blocks,
+                group,
+                taps: 0..self.taps.len(),
+                a: 0..m,
+                b: 0..n,
+                c: c.as_mut_ptr(),
+                add: false,
+            };
+            dispatch_on(isa, chunk);
+        }
+    }
+
     unsafe fn run_parts(&self, isa: Isa, cut: &Cut, c: &mut [f32], add: bool) {
         let (m, n) = (self.a.channels, self.b.channels);
         let [a_blocks, b_blocks] = [m.div_ceil(cut.a_block), n.div_ceil(cut.b_block)];
