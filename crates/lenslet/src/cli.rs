@@ -187,6 +187,9 @@ pub struct BenchArgs {
         conflicts_with = "train"
     )]
     pub engine: EngineKind,
+    /// The numbers that weights and maps are made of
+    #[arg(long, default_value = "f32", value_name = "NAME")]
+    pub precision: Precision,
     /// No Winograd transforms: sums as they are defined
     #[arg(long, conflicts_with = "train")]
     pub exact: bool,
@@ -200,6 +203,22 @@ pub struct BenchArgs {
     /// Passes of the compiler to leave out, by their names in `lenslet summary MODEL --compiled`
     #[arg(long, value_name = "PASS,…", value_delimiter = ',', conflicts_with_all = ["train", "kernels"])]
     pub without: Vec<String>,
+}
+
+/// Number formats that the kernels compute with: one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32 bits
+    F32,
+}
+
+impl Precision {
+    /// As the option has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+        }
+    }
 }
 
 /// Orders of a table of steps.

@@ -99,7 +99,7 @@ fn show(
     if common.json {
         report::print_json(&json!({
             "model": measured.variant.name, "mode": mode, "batch": args.batch, "threads": threads,
-            "input": measured.input, "calls": times.len(), "median_ms": median, "p10_ms": p10, "p90_ms": p90,
+            "precision": args.precision.name(), "input": measured.input, "calls": times.len(), "median_ms": median, "p10_ms": p10, "p90_ms": p90,
             "images_per_s": images_per_s, "peak_rss_bytes": memory,
         }))?;
         return Ok(());
