@@ -49,6 +49,7 @@ mod fuse;
 mod passes;
 mod plan;
 mod pointwise;
+mod run;
 mod session;
 mod step;
 mod view;

@@ -12,7 +12,7 @@ use crate::EngineError;
 use crate::fuse::{Fusions, fuse};
 use crate::passes::{PassInfo, Tally};
 use crate::plan::{Plan, plan};
-use crate::step::{Failure, Fixed, Workspace};
+use crate::run::{Failure, Fixed, Workspace};
 use crate::view::{Place, View, copy};
 
 /// How a model is compiled.
@@ -145,6 +145,8 @@ pub struct StepInfo {
     pub name: String,
     /// The kernel.
     pub kernel: &'static str,
+    /// When it is taken.
+    pub rule: &'static str,
     /// Rows and columns of what it writes.
     pub output: [usize; 2],
     /// The numbers it holds: weights, summands and factors, norms folded in.
@@ -293,6 +295,7 @@ impl Session {
         let info = |step: &crate::step::Step| StepInfo {
             name: step.name.clone(),
             kernel: step.call.kernel(),
+            rule: step.call.rule(),
             output: [step.to.rows, step.to.cols],
             params: step.call.weights(),
             field: step.field.clone(),

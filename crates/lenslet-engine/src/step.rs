@@ -1,16 +1,14 @@
-//! What a session does, one kernel call after the other.
+//! What a session's steps are: kernel calls, and what they read and hold.
 
-use lenslet_graph::{Field, Graph, GraphError, Reduction, reference};
+use lenslet_graph::{Field, Reduction};
 use lenslet_kernels::{
-    Activation, AdaptiveAveragePool2d, AlignedBuf, Attention, AveragePool2d, Conv2d, ElementMap,
-    Epilogue, Factor, InOut, InvertedResidual, KernelError, LayerNorm, LocalResponseNorm, Matrix,
-    MatrixMut, MaxPool2d, PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Reduce, Residual,
-    ResidualPosition, Resize2d, Scaling, ScoreBias, Scratch, activation_forward, add_forward,
-    affine, channels_last, log_softmax, softmax,
+    Activation, AdaptiveAveragePool2d, Attention, AveragePool2d, Conv2d, ElementMap, Epilogue,
+    LocalResponseNorm, MaxPool2d, PackedConv, PackedMatrix, Part, PartConv, PlanesConv, Reduce,
+    Resize2d, Scaling,
 };
 
-use crate::pointwise::{Function, reduce};
-use crate::view::{Place, Rows, View, copy};
+use crate::pointwise::Function;
+use crate::view::{Place, Rows, View};
 
 /// A kernel call: what it reads, what it writes, and under which name.
 #[derive(Debug)]
@@ -193,7 +191,7 @@ impl Stage {
         shape.macs() / shape.n.max(1) * n
     }
 
-    fn part(&self) -> Part<'_> {
+    pub fn part(&self) -> Part<'_> {
         Part {
             conv: match &self.packed {
                 Packing::Pixels(conv) => PartConv::Pixels(conv),
@@ -234,6 +232,43 @@ impl Call {
             Call::Reduce { .. } => "reduce",
             Call::Copy { .. } => "copy",
             Call::Reference { .. } => "reference",
+        }
+    }
+
+    /// When the kernel is taken.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Call::Conv { stage, .. } => match &stage.packed {
+                Packing::Pixels(conv) => conv.algorithm().rule(),
+                Packing::Planes(_) => {
+                    "a first convolution of few channels, which reads the image's planes as they come in"
+                }
+            },
+            Call::Strips { .. } => {
+                "a depthwise convolution whose map would leave the caches, or has at most 64 pixels, with those beside it"
+            }
+            Call::Linear { .. } => "products with weights, packed in panels",
+            Call::Affine { .. } => "a norm that no weight before it takes in",
+            Call::Activate { .. } => "an activation whose input is read by others, too",
+            Call::Add { .. } => "a sum that no layer before it takes in",
+            Call::Scale { .. } => "factors that no weight behind them takes in",
+            Call::Attention { .. } => {
+                "softmax(q k^T) v, tile by tile: the scores are never all written"
+            }
+            Call::Copy { .. } | Call::ChannelsLast { .. } => {
+                "an order of memory that the next kernel cannot read"
+            }
+            Call::Map { .. } | Call::Reduce { .. } => {
+                "element-wise operations and reductions over any dimensions"
+            }
+            Call::Reference { .. } => "no kernel serves it: computed plainly",
+            Call::MaxPool { .. }
+            | Call::AvgPool { .. }
+            | Call::AdaptivePool { .. }
+            | Call::LayerNorm { .. }
+            | Call::ResponseNorm { .. }
+            | Call::Softmax { .. }
+            | Call::Resize { .. } => "the only kernel for its layer",
         }
     }
 
@@ -356,253 +391,5 @@ impl Call {
         for at in &mut all {
             **at = place(**at);
         }
-    }
-}
-
-/// The memory of one run.
-#[derive(Debug, Default)]
-pub(crate) struct Workspace {
-    pub slots: Vec<AlignedBuf>,
-    scratch: Scratch,
-}
-
-/// What steps read beside the workspace.
-#[derive(Clone, Copy)]
-pub(crate) struct Fixed<'a> {
-    pub input: &'a [f32],
-    pub constants: &'a [Vec<f32>],
-    /// For nodes that have no kernel.
-    pub graph: Option<&'a Graph>,
-}
-
-/// Why a step could not be run.
-pub(crate) enum Failure {
-    Kernel(KernelError),
-    Graph(GraphError),
-}
-
-impl From<KernelError> for Failure {
-    fn from(e: KernelError) -> Self {
-        Failure::Kernel(e)
-    }
-}
-
-struct Memory<'a> {
-    fixed: Fixed<'a>,
-    slots: &'a [AlignedBuf],
-}
-
-impl<'a> Memory<'a> {
-    fn all(&self, place: Place) -> &'a [f32] {
-        match place {
-            Place::Input(_) => self.fixed.input,
-            Place::Constant(i) => &self.fixed.constants[i],
-            Place::Buffer(i) => &self.slots[i],
-        }
-    }
-
-    fn from(&self, rows: Rows) -> &'a [f32] {
-        &self.all(rows.place)[rows.offset..]
-    }
-
-    fn matrix(&self, rows: Rows) -> Matrix<'a> {
-        Matrix::new(self.from(rows), rows.ld)
-    }
-
-    /// Rows without gaps.
-    fn dense(&self, rows: Rows) -> &'a [f32] {
-        debug_assert!(rows.ld == rows.cols || rows.rows <= 1);
-        &self.all(rows.place)[rows.offset..][..rows.rows * rows.cols]
-    }
-
-    fn residual(&self, rows: Option<Rows>) -> Option<Residual<'a>> {
-        rows.map(|rows| Residual {
-            data: &self.all(rows.place)[rows.offset..],
-            ld: rows.ld,
-            position: ResidualPosition::BeforeActivation,
-        })
-    }
-}
-
-impl Step {
-    /// Runs the step. What it writes is in no buffer that it reads.
-    pub fn run(&self, fixed: Fixed<'_>, workspace: &mut Workspace) -> Result<(), Failure> {
-        let Place::Buffer(target) = self.to.place else {
-            unreachable!("steps write to buffers")
-        };
-        let mut out = std::mem::take(&mut workspace.slots[target]);
-        let memory = Memory {
-            fixed,
-            slots: &workspace.slots,
-        };
-        let result = self.call(&memory, &mut out, &mut workspace.scratch);
-        workspace.slots[target] = out;
-        result
-    }
-
-    fn call(
-        &self,
-        memory: &Memory<'_>,
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Result<(), Failure> {
-        let to = self.to;
-        let y = &mut out[to.offset..];
-        let dense = to.rows * to.cols;
-        match &self.call {
-            Call::Conv {
-                stage,
-                n,
-                x,
-                gate,
-                residual,
-                means,
-            } => {
-                let mut part = stage.part();
-                part.epilogue.residual = memory.residual(*residual);
-                let epilogue = &part.epilogue;
-                if let (Packing::Pixels(conv), 1..) = (&stage.packed, *means) {
-                    let (y, behind) = y.split_at_mut(dense);
-                    let (x, y) = (memory.matrix(*x), MatrixMut::new(y, to.ld));
-                    conv.run_with_means(*n, x, y, &mut behind[..*means], epilogue)?;
-                    return Ok(());
-                }
-                let y = MatrixMut::new(y, to.ld);
-                match (&stage.packed, gate) {
-                    (Packing::Planes(conv), _) => conv.run(*n, memory.dense(*x), y, epilogue)?,
-                    (Packing::Pixels(conv), None) => {
-                        conv.run(*n, memory.matrix(*x), y, scratch, epilogue)?;
-                    }
-                    (Packing::Pixels(conv), Some(gate)) => {
-                        let (x, gate) = (memory.matrix(*x), memory.dense(*gate));
-                        conv.run_gated(*n, x, gate, y, epilogue)?;
-                    }
-                }
-            }
-            Call::Strips {
-                block,
-                n,
-                x,
-                residual,
-                means,
-            } => {
-                let mut parts = InvertedResidual {
-                    expand: block.expand.as_ref().map(Stage::part),
-                    depthwise: block.depthwise.part(),
-                    project: block.project.as_ref().map(Stage::part),
-                };
-                let last = parts.project.as_mut().unwrap_or(&mut parts.depthwise);
-                last.epilogue.residual = memory.residual(*residual);
-                let (y, means) = match means {
-                    0 => (y, None),
-                    means => {
-                        let (y, behind) = y.split_at_mut(dense);
-                        (y, Some(&mut behind[..*means]))
-                    }
-                };
-                parts.run(*n, memory.matrix(*x), MatrixMut::new(y, to.ld), means)?;
-            }
-            Call::Linear {
-                packed,
-                x,
-                bias,
-                residual,
-                activation,
-            } => {
-                let epilogue = Epilogue {
-                    bias: bias.as_deref(),
-                    residual: memory.residual(*residual),
-                    activation: *activation,
-                    ..Epilogue::NONE
-                };
-                let y = MatrixMut::new(y, to.ld);
-                packed.multiply(x.rows, memory.matrix(*x), y, &epilogue)?;
-            }
-            Call::Affine {
-                x,
-                scale,
-                shift,
-                activation,
-            } => {
-                let y = MatrixMut::new(y, to.ld);
-                affine(x.rows, memory.matrix(*x), scale, shift, *activation, y)?;
-            }
-            Call::Activate { x, activation } => {
-                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
-                activation_forward(*activation, x_y)?;
-            }
-            Call::Add { a, b, activation } => {
-                let a_y = InOut::Separate(memory.dense(*a), &mut y[..dense]);
-                add_forward(*activation, a_y, memory.dense(*b))?;
-            }
-            Call::Scale { x, factor, scaling } => {
-                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
-                let factor = Factor::SampleChannels(memory.dense(*factor));
-                scaling.forward(x_y, factor, None)?;
-            }
-            Call::MaxPool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense], None)?,
-            Call::AvgPool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense])?,
-            Call::AdaptivePool { x, pool } => pool.forward(memory.dense(*x), &mut y[..dense])?,
-            Call::LayerNorm {
-                x,
-                weight,
-                bias,
-                eps,
-            } => {
-                let norm = LayerNorm {
-                    channels: x.cols,
-                    gamma: Some(weight),
-                    beta: bias.as_deref(),
-                    epsilon: *eps,
-                };
-                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
-                norm.forward(x.rows, x_y, None)?;
-            }
-            Call::ResponseNorm { x, norm } => {
-                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
-                norm.forward(x.rows, x_y)?;
-            }
-            Call::Softmax { x, log } => {
-                let x_y = InOut::Separate(memory.dense(*x), &mut y[..dense]);
-                match log {
-                    true => log_softmax(x.cols, x_y)?,
-                    false => softmax(x.cols, x_y)?,
-                }
-            }
-            Call::Attention { shape, qkv, bias } => {
-                let qkv = qkv.map(|rows| memory.matrix(rows));
-                let y = MatrixMut::new(y, to.ld);
-                match bias {
-                    Some(rows) => {
-                        let bias = ScoreBias {
-                            data: memory.dense(*rows),
-                            images: rows.rows / (shape.heads * shape.queries),
-                        };
-                        shape.forward_biased(qkv, bias, y)?;
-                    }
-                    None => {
-                        let [q, k, v] = qkv;
-                        shape.forward(q, k, v, y, None)?;
-                    }
-                }
-            }
-            Call::Resize { x, resize } => resize.forward(memory.dense(*x), &mut y[..dense])?,
-            Call::ChannelsLast { x, shape } => {
-                channels_last(*shape, memory.dense(*x), &mut y[..dense])?;
-            }
-            Call::Map { by, loops, a, b } => {
-                by.run(loops, memory.from(*a), memory.from(*b), y)?;
-            }
-            Call::Reduce { by, loops, x } => reduce(*by, loops, memory.from(*x), y)?,
-            Call::Copy { from, to } => copy(from, memory.all(from.place), to, out),
-            Call::Reference { node, inputs } => {
-                let graph = memory.fixed.graph.expect("kept for such nodes");
-                let inputs: Vec<&[f32]> = inputs.iter().map(|rows| memory.dense(*rows)).collect();
-                let node = &graph.nodes()[*node];
-                let numbers = reference::node(graph, node, &inputs).map_err(Failure::Graph)?;
-                y[..dense].copy_from_slice(&numbers);
-            }
-        }
-        Ok(())
     }
 }

@@ -152,11 +152,6 @@ impl Size {
 }
 
 impl<R: Rows> Product<'_, R> {
-    /// Adds to what the output holds, or not.
-    pub fn accumulating(self, accumulate: bool) -> Self {
-        Product { accumulate, ..self }
-    }
-
     /// Runs it on all threads.
     ///
     /// # Safety

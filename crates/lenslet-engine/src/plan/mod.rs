@@ -397,13 +397,7 @@ impl Planner<'_> {
             .chain([x.place])
             .collect();
         let depthwise = matches!(&stage.packed, Packing::Pixels(conv) if conv.is_depthwise());
-        let (view, to, means) = match depthwise {
-            true => self.map_with_means(output, &reads),
-            false => {
-                let (view, to) = self.map(output, &reads);
-                (view, to, 0)
-            }
-        };
+        let (view, to, means) = self.map_with_means(output, &reads, depthwise);
         let call = Call::Conv {
             stage,
             n,

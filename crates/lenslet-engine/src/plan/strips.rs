@@ -146,13 +146,8 @@ impl Planner<'_> {
         };
         let residual = tail.residual.map(|id| self.pixels(id)).transpose()?;
         let reads: Vec<Place> = residual.iter().map(|r| r.place).chain([x.place]).collect();
-        let (view, to, means) = match block.project {
-            Some(_) => {
-                let (view, to) = self.map(last.output, &reads);
-                (view, to, 0)
-            }
-            None => self.map_with_means(last.output, &reads),
-        };
+        let last_is_depthwise = block.project.is_none();
+        let (view, to, means) = self.map_with_means(last.output, &reads, last_is_depthwise);
         let block = step::Block {
             expand,
             depthwise,

@@ -143,33 +143,29 @@ impl Planner<'_> {
         (view, rows)
     }
 
-    /// As [`Planner::map`], for a depthwise convolution: with room behind for the means of the rows of pixels, where an average over the map
-    /// is made of them, and how many these are.
-    pub(super) fn map_with_means(&mut self, id: ValueId, reads: &[Place]) -> (View, Rows, usize) {
-        if !self.averaged.contains(&id) || self.homes.contains_key(&id) {
-            let (view, to) = self.map(id, reads);
+    /// As [`Planner::map`], for a layer that may write the means of its rows of pixels: with room for them behind the map, where its producer
+    /// `can` and an average over the map is made of them, and how many these are.
+    pub(super) fn map_with_means(
+        &mut self,
+        id: ValueId,
+        reads: &[Place],
+        can: bool,
+    ) -> (View, Rows, usize) {
+        let (view, to) = self.map(id, reads);
+        let wanted = can && self.averaged.contains(&id) && !self.homes.contains_key(&id);
+        let (Place::Buffer(place), true) = (to.place, wanted) else {
             return (view, to, 0);
-        }
-        let [n, c, h, w] = self.shape(id)[..] else {
-            unreachable!("feature maps have four dimensions")
         };
-        let place = self.buffer(n * (h * w + h) * c);
-        let view = View::pixels(place, 0, &[n, c, h, w], c);
-        let to = Rows {
-            place,
-            offset: 0,
-            rows: n * h * w,
-            cols: c,
-            ld: c,
-        };
+        let rows = view.shape[0] * view.shape[2];
         let means = Rows {
-            offset: n * h * w * c,
-            rows: n * h,
+            offset: to.rows * to.cols,
+            rows,
             ..to
         };
+        self.buffers[place] += rows * to.cols;
         self.row_means.insert(id, means);
         self.tally.add(Pass::RowMeans);
-        (view, to, n * h * c)
+        (view, to, rows * to.cols)
     }
 
     /// Where a layer that writes rows puts a value.

@@ -43,6 +43,26 @@ impl Algorithm {
         }
     }
 
+    /// When it is taken.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Algorithm::Indirect => {
+                "convolutions that no other algorithm serves in less time: all of 1 x 1"
+            }
+            Algorithm::KernelRows => {
+                "few input channels, so that a row of the kernel is one stretch of memory"
+            }
+            Algorithm::WinogradF2 => {
+                "3 x 3 of stride 1, where its operations, transforms and 16 weights a filter take least by estimate"
+            }
+            Algorithm::WinogradF4 => {
+                "3 x 3 of stride 1, where its operations, transforms and 36 weights a filter take least by estimate"
+            }
+            Algorithm::Depthwise => "one input and one output channel a group",
+            Algorithm::Narrow => "at most 8 output channels without a horizontal stride",
+        }
+    }
+
     /// All of them.
     pub const ALL: [Algorithm; 6] = [
         Algorithm::Depthwise,

@@ -5,7 +5,7 @@
 //! branch, and only in tiles that touch the border.
 
 use super::depthwise_tile::{
-    COLUMNS, Seen, Strip, WIDEST, has_pairs, run_pair, run_strip, strip_vectors,
+    COLUMNS, ColumnTile, Seen, Strip, WIDEST, has_pairs, run_pair, run_strip, strip_vectors,
 };
 use super::{Conv2d, Pass};
 use crate::buffer::AlignedBuf;
@@ -557,86 +557,4 @@ struct RowPlace {
     top: isize,
     /// Output pixel of column 0.
     pixel: usize,
-}
-
-/// Seven output columns of one row.
-struct ColumnTile<'a> {
-    /// The input's first pixel, at the tile's first channel.
-    x: *const f32,
-    ld: usize,
-    w: usize,
-    /// Input column of the first column's tap 0.
-    x0: isize,
-    step: usize,
-    weights: *const f32,
-    padded: usize,
-    kernel_width: usize,
-    out: Output,
-    post: &'a Post,
-    pixel: usize,
-    pixel_step: usize,
-    columns: usize,
-    c: usize,
-    /// Lanes that count in a partial vector.
-    n: usize,
-}
-
-impl ColumnTile<'_> {
-    /// # Safety
-    ///
-    /// `rows` are the first pixels of rows of the input, and the kernel's rows above them. Every tap column must lie in the image, unless
-    /// `EDGE`; all slices must cover this tile's channels.
-    #[inline(always)]
-    unsafe fn run<S: Simd, const CV: usize, const PARTIAL: bool, const EDGE: bool>(
-        &self,
-        s: S,
-        rows: impl Iterator<Item = (usize, usize)>,
-        tap_cols: &[(isize, usize)],
-    ) {
-        let mut acc = [[s.zero(); CV]; COLUMNS];
-        let step = self.step * self.ld;
-        // SAFETY: the caller's promise.
-        unsafe {
-            for (pixel, ky) in rows {
-                let row = self.x.add(pixel * self.ld);
-                let weights = self.weights.add(ky * self.kernel_width * self.padded);
-                for &(dx, kx) in tap_cols {
-                    let mut k = [s.zero(); CV];
-                    for v in 0..CV {
-                        k[v] = s.load(weights.add(kx * self.padded + v * S::LANES));
-                    }
-                    let first = self.x0 + dx;
-                    let from = row.wrapping_offset(first * self.ld as isize);
-                    for i in 0..COLUMNS {
-                        if EDGE && (first as usize).wrapping_add(i * self.step) >= self.w {
-                            continue;
-                        }
-                        for v in 0..CV {
-                            let from = from.wrapping_add(i * step + v * S::LANES);
-                            let x = if PARTIAL {
-                                s.load_n(from, self.n)
-                            } else {
-                                s.load(from)
-                            };
-                            acc[i][v] = s.mul_add(x, k[v], acc[i][v]);
-                        }
-                    }
-                }
-            }
-            let out = acc;
-            for (i, out) in out.iter().enumerate().take(self.columns) {
-                let pixel = self.pixel + i * self.pixel_step;
-                for (v, &x) in out.iter().enumerate() {
-                    let c = self.c + v * S::LANES;
-                    let x = self.post.apply::<S, PARTIAL>(s, x, pixel, c, self.n);
-                    let to = self.out.data.add(pixel * self.out.ld + c);
-                    if PARTIAL {
-                        s.store_n(to, self.n, x);
-                    } else {
-                        s.store(to, x);
-                    }
-                }
-            }
-        }
-    }
 }

@@ -1,4 +1,4 @@
-//! The fast tiles of depthwise convolutions: kernel width, stride and vectors known to the compiler.
+//! The tiles of depthwise convolutions: fast ones, whose kernel width, stride and vectors the compiler knows, and one for any taps.
 //!
 //! A map that leaves the first cache level comes back from the second one for every row of outputs, a row of the input as often as there
 //! are rows of taps. Two rows of outputs at a time, where registers hold them, ask for it a little more than half as often.
@@ -394,6 +394,88 @@ unsafe fn finish<S: Simd, const CV: usize>(
                 if i < columns {
                     let x = s.min(hi, s.max(lo, acc[i][v]));
                     s.store(y.add(i * y_step + lane), x);
+                }
+            }
+        }
+    }
+}
+
+/// Seven output columns of one row, for any taps.
+pub(super) struct ColumnTile<'a> {
+    /// The input's first pixel, at the tile's first channel.
+    pub x: *const f32,
+    pub ld: usize,
+    pub w: usize,
+    /// Input column of the first column's tap 0.
+    pub x0: isize,
+    pub step: usize,
+    pub weights: *const f32,
+    pub padded: usize,
+    pub kernel_width: usize,
+    pub out: Output,
+    pub post: &'a Post,
+    pub pixel: usize,
+    pub pixel_step: usize,
+    pub columns: usize,
+    pub c: usize,
+    /// Lanes that count in a partial vector.
+    pub n: usize,
+}
+
+impl ColumnTile<'_> {
+    /// # Safety
+    ///
+    /// `rows` are the first pixels of rows of the input, and the kernel's rows above them. Every tap column must lie in the image, unless
+    /// `EDGE`; all slices must cover this tile's channels.
+    #[inline(always)]
+    pub unsafe fn run<S: Simd, const CV: usize, const PARTIAL: bool, const EDGE: bool>(
+        &self,
+        s: S,
+        rows: impl Iterator<Item = (usize, usize)>,
+        tap_cols: &[(isize, usize)],
+    ) {
+        let mut acc = [[s.zero(); CV]; COLUMNS];
+        let step = self.step * self.ld;
+        // SAFETY: the caller's promise.
+        unsafe {
+            for (pixel, ky) in rows {
+                let row = self.x.add(pixel * self.ld);
+                let weights = self.weights.add(ky * self.kernel_width * self.padded);
+                for &(dx, kx) in tap_cols {
+                    let mut k = [s.zero(); CV];
+                    for v in 0..CV {
+                        k[v] = s.load(weights.add(kx * self.padded + v * S::LANES));
+                    }
+                    let first = self.x0 + dx;
+                    let from = row.wrapping_offset(first * self.ld as isize);
+                    for i in 0..COLUMNS {
+                        if EDGE && (first as usize).wrapping_add(i * self.step) >= self.w {
+                            continue;
+                        }
+                        for v in 0..CV {
+                            let from = from.wrapping_add(i * step + v * S::LANES);
+                            let x = if PARTIAL {
+                                s.load_n(from, self.n)
+                            } else {
+                                s.load(from)
+                            };
+                            acc[i][v] = s.mul_add(x, k[v], acc[i][v]);
+                        }
+                    }
+                }
+            }
+            let out = acc;
+            for (i, out) in out.iter().enumerate().take(self.columns) {
+                let pixel = self.pixel + i * self.pixel_step;
+                for (v, &x) in out.iter().enumerate() {
+                    let c = self.c + v * S::LANES;
+                    let x = self.post.apply::<S, PARTIAL>(s, x, pixel, c, self.n);
+                    let to = self.out.data.add(pixel * self.out.ld + c);
+                    if PARTIAL {
+                        s.store_n(to, self.n, x);
+                    } else {
+                        s.store(to, x);
+                    }
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::winograd::{In, Out, Part, Pass, Planes, Raw, SKEW, Size, product};
 use crate::buffer::{AlignedBuf, with_local};
 use crate::panels::{Packed, Panel, Panels};
 use crate::pool::parallel_for;
-use crate::product::MatrixRows;
+use crate::product::{MatrixRows, Product};
 use crate::simd::{dispatch_on, isa};
 
 /// Bytes of transformed weights that a thread makes and multiplies at a time. Less would read and write the results more often, more would
@@ -100,7 +100,10 @@ unsafe fn run_sized<T: Transform>(
                     ld: planes.v_row,
                     count: tiles,
                 };
-                let product = product(&rows, &weights, m, &planes).accumulating(start > 0);
+                let product = Product {
+                    accumulate: start > 0,
+                    ..product(&rows, &weights, m, &planes)
+                };
                 // SAFETY: planes of `tiles` rows of the operands' widths.
                 unsafe { product.run_here() };
             }

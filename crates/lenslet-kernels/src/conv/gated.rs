@@ -278,3 +278,104 @@ impl Kernel for Gated<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::conv::{Algorithm, Conv2d, PackedConv, Pass};
+    use crate::epilogue::{Activation, Epilogue, Residual, ResidualPosition};
+    use crate::matrix::{Matrix, MatrixMut};
+    use crate::testing::{assert_close, poisoned, random, sum_tolerance, with_each_isa};
+    use proptest::prelude::*;
+
+    fn check_gates([n, h, w]: [usize; 3], [c_in, c_out]: [usize; 2], pads: [usize; 2], seed: u64) {
+        let shape = Conv2d::new([n, h, w, c_in], c_out, [1, 1]);
+        let pixels = h * w;
+        let (ldx, ldy) = (c_in + pads[0], c_out + pads[1]);
+        let (x, w) = (
+            random(n * pixels * ldx, seed),
+            random(c_out * c_in, seed ^ 1),
+        );
+        let (gate, bias) = (random(n * c_in, seed ^ 2), random(c_out, seed ^ 3));
+        let residual = random(n * pixels * c_out, seed ^ 4);
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            residual: Some(Residual {
+                data: &residual,
+                ld: c_out,
+                position: ResidualPosition::BeforeActivation,
+            }),
+            activation: Activation::Relu,
+            ..Epilogue::NONE
+        };
+        let mut want = Vec::new();
+        for row in 0..n * pixels {
+            let gate = &gate[row / pixels * c_in..];
+            for o in 0..c_out {
+                let product: f64 = (0..c_in)
+                    .map(|i| {
+                        f64::from(x[row * ldx + i])
+                            * f64::from(gate[i])
+                            * f64::from(w[o * c_in + i])
+                    })
+                    .sum();
+                let y = product + f64::from(bias[o]) + f64::from(residual[row * c_out + o]);
+                want.push(y.max(0.0));
+            }
+        }
+        with_each_isa(|isa| {
+            let packed = PackedConv::new(&shape, Pass::Forward, &w).unwrap();
+            assert!(packed.takes_gate() || packed.algorithm() != Algorithm::Indirect);
+            if !packed.takes_gate() {
+                return;
+            }
+            let mut y = poisoned(n * pixels * ldy);
+            let (x, to) = (Matrix::new(&x, ldx), MatrixMut::new(&mut y, ldy));
+            packed.run_gated(n, x, &gate, to, &epilogue).unwrap();
+            let got: Vec<f32> = y
+                .chunks(ldy)
+                .flat_map(|row| row[..c_out].to_vec())
+                .collect();
+            // One more rounding a product than without a gate.
+            assert_close(
+                &format!("gated, {isa}"),
+                &got,
+                &want,
+                2.0 * sum_tolerance(c_in),
+            );
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn gates_multiply_the_input(
+            size in [1usize..4, 1usize..9, 1usize..9],
+            channels in [1usize..70, 1usize..70],
+            pads in [0usize..3, 0usize..3],
+            seed in any::<u64>(),
+        ) {
+            check_gates(size, channels, pads, seed);
+        }
+    }
+
+    /// More images than are multiplied together, and several chunks for each of them.
+    #[test]
+    fn gates_multiply_many_images() {
+        check_gates([11, 14, 14], [480, 64], [0, 0], 1);
+        check_gates([2, 7, 7], [1152, 192], [3, 5], 2);
+    }
+
+    #[test]
+    fn only_pointwise_convolutions_take_a_gate() {
+        let shape = Conv2d::new([1, 4, 4, 8], 8, [3, 3]).padding(1);
+        let packed =
+            PackedConv::with_algorithm(&shape, Pass::Forward, Algorithm::Indirect, &[0.0; 576])
+                .unwrap();
+        assert!(!packed.takes_gate());
+        let mut y = [0.0; 128];
+        let (x, y) = (Matrix::new(&[0.0; 128], 8), MatrixMut::new(&mut y, 8));
+        let refused = packed.run_gated(1, x, &[1.0; 8], y, &Epilogue::NONE);
+        assert!(refused.is_err());
+    }
+}

@@ -148,7 +148,10 @@ impl PackedConv {
         scratch: &mut Scratch,
         epilogue: &Epilogue<'_>,
     ) -> Result<(), KernelError> {
-        self.run_with(n, x, y, None, scratch, epilogue)
+        let pass = self.operands(n, x, y, epilogue)?;
+        // SAFETY: `operands` checked every pixel and channel of input, output and epilogue.
+        unsafe { self.run_pass(&pass, scratch) };
+        Ok(())
     }
 
     /// As [`PackedConv::run`] of a [depthwise convolution](PackedConv::is_depthwise), which also writes the mean of every row of pixels of
@@ -171,54 +174,51 @@ impl PackedConv {
                 why: format!("{:?} gives no means of its rows", self.shape),
             });
         }
-        self.run_with(n, x, y, Some(means), &mut Scratch::new(), epilogue)
+        let mut pass = self.operands(n, x, y, epilogue)?;
+        let rows = elements([n, pass.output[0], pass.c_out]);
+        expect_len("means of rows", means.len(), rows)?;
+        pass.post.row_means = means.as_mut_ptr();
+        // SAFETY: as for `run`; there is a mean for every row and channel.
+        unsafe { self.run_pass(&pass, &mut Scratch::new()) };
+        Ok(())
     }
 
-    fn run_with(
-        &self,
-        n: usize,
-        x: Matrix<'_>,
-        y: MatrixMut<'_>,
-        means: Option<&mut [f32]>,
-        scratch: &mut Scratch,
-        epilogue: &Epilogue<'_>,
-    ) -> Result<(), KernelError> {
-        let mut pass = self.operands(n, x, y, epilogue)?;
-        if let Some(means) = means {
-            let rows = elements([n, pass.output[0], pass.c_out]);
-            expect_len("means of rows", means.len(), rows)?;
-            pass.post.row_means = means.as_mut_ptr();
-        }
-        if n == 0 {
-            return Ok(());
-        }
+    /// Runs a pass.
+    ///
+    /// # Safety
+    ///
+    /// Input, output and post must cover its images.
+    pub(super) unsafe fn run_pass(&self, pass: &winograd::Pass<'_>, scratch: &mut Scratch) {
         let winograd::Pass {
+            n,
+            x,
             input,
             output,
             c_in,
             y,
             post,
             ..
-        } = pass;
-        let (shape, weights) = (&self.shape, &self.weights);
-        match self.algorithm {
-            // SAFETY: `operands` checked every pixel and channel of input, output and epilogue.
-            Algorithm::Indirect | Algorithm::KernelRows => unsafe {
-                let scratch = &mut scratch.a;
-                (weights.indirect).run(shape, n, x, input, output, y, post, scratch);
-            },
-            // SAFETY: as above.
-            Algorithm::WinogradF2 | Algorithm::WinogradF4 => unsafe {
-                (weights.winograd).run(&pass, [&mut scratch.a, &mut scratch.b]);
-            },
-            // SAFETY: as above.
-            Algorithm::Depthwise => unsafe {
-                (weights.depthwise).run(n, c_in, x, input, output, y, post);
-            },
-            // SAFETY: as above.
-            Algorithm::Narrow => unsafe { weights.narrow.run(n, x, input, output, y, post) },
+        } = *pass;
+        if n == 0 {
+            return;
         }
-        Ok(())
+        let (shape, weights) = (&self.shape, &self.weights);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.algorithm {
+                Algorithm::Indirect | Algorithm::KernelRows => {
+                    let scratch = &mut scratch.a;
+                    (weights.indirect).run(shape, n, x, input, output, y, post, scratch);
+                }
+                Algorithm::WinogradF2 | Algorithm::WinogradF4 => {
+                    (weights.winograd).run(pass, [&mut scratch.a, &mut scratch.b]);
+                }
+                Algorithm::Depthwise => {
+                    (weights.depthwise).run(n, c_in, x, input, output, y, post);
+                }
+                Algorithm::Narrow => weights.narrow.run(n, x, input, output, y, post),
+            }
+        }
     }
 
     /// Checks what a run reads and writes.

@@ -185,15 +185,12 @@ impl Winograd {
                             zero: &self.zero,
                         };
                         let (cols, size) = (0..pass.c_out, T::default());
-                        let from = part.clone();
-                        dispatch_on(
-                            isa,
-                            In {
-                                part: from,
-                                v,
-                                size,
-                            },
-                        );
+                        let input = In {
+                            part: part.clone(),
+                            v,
+                            size,
+                        };
+                        dispatch_on(isa, input);
                         let rows = MatrixRows {
                             data: v,
                             ld: planes.v_row,
@@ -201,15 +198,13 @@ impl Winograd {
                         };
                         // SAFETY: planes of `tiles` rows of the operands' widths.
                         unsafe { product(&rows, &self.transformed, m, &planes).run_here() };
-                        dispatch_on(
-                            isa,
-                            Out {
-                                part,
-                                cols,
-                                m,
-                                size,
-                            },
-                        );
+                        let output = Out {
+                            part,
+                            cols,
+                            m,
+                            size,
+                        };
+                        dispatch_on(isa, output);
                     });
                 });
             }

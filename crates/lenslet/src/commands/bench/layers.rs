@@ -67,6 +67,12 @@ pub fn of_session(session: &Session, x: &[f32], seconds: f64, order: LayerOrder)
         ]);
     }
     report::print(table)?;
+    let mut rules = report::table(&["kernel", "taken for"]);
+    let taken: BTreeMap<_, _> = steps.iter().map(|step| (step.kernel, step.rule)).collect();
+    for (kernel, rule) in taken {
+        rules.add_row([kernel, rule]);
+    }
+    report::print(rules)?;
     report::print(format!(
         "{:.3} ms in {} steps. This machine: {:.0} GFLOP/s, {:.1} GB/s. Winograd's steps do fewer \
          operations than are counted, and what lies in a cache is faster than memory.",
