@@ -245,7 +245,7 @@ impl Call {
                 }
             },
             Call::Strips { .. } => {
-                "a depthwise convolution whose map would leave the caches, or has at most 64 pixels, with those beside it"
+                "a depthwise convolution whose map would leave the caches, or is small, with those beside it"
             }
             Call::Linear { .. } => "products with weights, packed in panels",
             Call::Affine { .. } => "a norm that no weight before it takes in",
